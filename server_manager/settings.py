@@ -1,0 +1,76 @@
+"""All settings of the app in one frozen object; the only reader of our own environment variables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where things lie and how long we wait. Durations are in seconds."""
+
+    state_dir: Path
+    """Logs, handle records, keys, the app's own address. Created with mode 0700."""
+    models_dir: Path
+    """The user's model files; those shipped with the app lie in ``server_manager/catalogue``."""
+    vllm_command: tuple[str, ...]
+    """What is put before ``serve …``; by default the module run by ``DECK_VLLM_PYTHON`` or our own interpreter."""
+    keep_servers: bool = False
+    attach: Mapping[str, str] = field(default_factory=dict)
+    """Servers of others, name to base URL."""
+    sample_interval: float = 1.0
+    history_samples: int = 600
+    health_interval: float = 0.25
+    """Between two looks at ``/health`` while a server starts."""
+    stall_after: float = 600.0
+    """A start fails when neither its log nor its processor time has moved for so long."""
+    shutdown_timeout: float = 10.0
+    """Given to vLLM as ``--shutdown-timeout``: how long open requests may go on after a stop."""
+    kill_after: float = 5.0
+    """How much longer than ``shutdown_timeout`` we wait before SIGKILL."""
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.state_dir / "logs"
+
+    @property
+    def records_dir(self) -> Path:
+        return self.state_dir / "servers"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Converted models and compile caches: may be deleted at any time, costs only time to make again."""
+        return self.state_dir / "cache"
+
+
+def _xdg(env: Mapping[str, str], variable: str, fallback: str) -> Path:
+    """A folder of the XDG base directory specification."""
+    value = env.get(variable, "")
+    return Path(value) if os.path.isabs(value) else Path.home() / fallback
+
+
+def default_state_dir(env: Mapping[str, str] = os.environ) -> Path:
+    """``$DECK_STATE_DIR``, else ``$XDG_STATE_HOME/vllm-deck``, else ``~/.local/state/vllm-deck``."""
+    if chosen := env.get("DECK_STATE_DIR"):
+        return Path(chosen).expanduser()
+    return _xdg(env, "XDG_STATE_HOME", ".local/state") / "vllm-deck"
+
+
+def default_models_dir(env: Mapping[str, str] = os.environ) -> Path:
+    """``$DECK_MODELS_DIR``, else ``$XDG_CONFIG_HOME/vllm-deck/models``, else ``~/.config/vllm-deck/models``."""
+    if chosen := env.get("DECK_MODELS_DIR"):
+        return Path(chosen).expanduser()
+    return _xdg(env, "XDG_CONFIG_HOME", ".config") / "vllm-deck" / "models"
+
+
+def default_vllm_command(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """How vLLM's command line is run.
+
+    As a module, so that it works in an environment without the ``vllm`` script on the PATH; ``DECK_VLLM_PYTHON``
+    names the interpreter of another environment.
+    """
+    return (env.get("DECK_VLLM_PYTHON") or sys.executable, "-m", "vllm.entrypoints.cli.main")
