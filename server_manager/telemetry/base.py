@@ -31,6 +31,8 @@ class DeviceSnapshot:
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
     memory_free_bytes: int | None = None
+    memory_reserved_bytes: int | None = None
+    """Kept by driver and firmware; with it the parts make up the total. ``None`` where the driver counts it as used."""
     utilization_gpu_percent: int | None = None
     temperature_gpu_celsius: int | None = None
     power_usage_milliwatts: int | None = None
