@@ -45,6 +45,8 @@ class HandleRecord:
     env: dict[str, str]
     started_at: float
     """When the start was asked for, Unix time in seconds."""
+    marker: str = ""
+    """``name:random id``, in the environment of every process of the tree: finds those whose leader is gone."""
 
 
 @dataclass(frozen=True, slots=True)

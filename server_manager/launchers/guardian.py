@@ -1,0 +1,110 @@
+"""Ends a server when the app dies, by whatever means: one tiny process per server, outside the app's session.
+
+It holds the read end of a pipe to the app. The kernel closes the other end when the app ends, ``kill -9`` included;
+then the guardian kills the server's whole tree, removes what it left in TMPDIR and /dev/shm, and ends. When the app
+has done that itself it says ``bye``.
+
+Why in this order. The guardian is started *before* the server and knows the server's marker from its command line. So
+there is no moment in which a server lives without a guardian: if the app dies before it could tell the server's pid,
+the guardian looks for the marker in /proc for some seconds. (A child that has been forked but not yet become vLLM still
+holds a copy of the pipe's write end; so the end of file comes only when its environment, with the marker, is about to
+be visible.)
+
+Why not ``PR_SET_PDEATHSIG``: it fires when the *thread* that started the server ends, and a signal to vLLM's leader
+alone is swallowed while it loads, or leaves EngineCore alive with the GPU's memory.
+
+Lines on the pipe: ``pid PID START_TICKS``, ``shm NAME`` (shared memory that the app has seen in use), ``bye``.
+
+Run with ``python -S -E`` and nothing but the standard library: about 9 MiB and 20 ms.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from .leftovers import mapped_shared_memory, remove_shared_memory, remove_tmpdir, shared_memory_candidates
+from .process_tree import Member, ProcessTree, send_signal
+
+SEARCH_SECONDS = 5.0
+"""How long the marker is looked for when the app died before it told the pid."""
+GIVE_UP_SECONDS = 60.0
+"""A process that outlives SIGKILL for so long hangs in a driver; nothing in user space can end it."""
+POLL_SECONDS = 0.05
+
+
+def kill_members(members: list[Member], leader_pid: int) -> None:
+    """SIGKILL to the leader's group and to every member outside of it; never to the caller's own group."""
+    own_group = os.getpgrp()
+    group = leader_pid if leader_pid != own_group else 0
+    if group > 1 and any(member.pgid == group for member in members):
+        # In one go, so that none of them gets to see another die.
+        try:  # noqa: SIM105 - contextlib would add a tenth to the time that the guardian takes to start
+            os.killpg(group, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+    for member in members:
+        if member.pgid != group and member.pgid != own_group:
+            send_signal(member, signal.SIGKILL)
+
+
+class Guardian:
+    """What it knows about its server."""
+
+    def __init__(self, marker: str, tmpdir: str) -> None:
+        self.tree = ProcessTree(marker)
+        self.tmpdir = tmpdir
+        self.shared_memory: set[str] = set()
+
+    def listen(self, descriptor: int) -> bool:
+        """Follows the app until the pipe ends; ``True`` when the app said that all is done."""
+        pending = b""
+        while data := os.read(descriptor, 65536):
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                words = os.fsdecode(line).split(" ")
+                if words[0] == "bye":
+                    return True
+                if words[0] == "pid":
+                    self.tree.pid, self.tree.start_ticks = int(words[1]), int(words[2])
+                elif words[0] == "shm":
+                    self.shared_memory.add(words[1])
+        return False
+
+    def end_server(self) -> int:
+        """Kills until two looks in a row find nobody. Returns how many processes were killed."""
+        began = time.monotonic()
+        killed: set[tuple[int, int]] = set()
+        empty_looks = 0
+        while time.monotonic() - began < GIVE_UP_SECONDS:
+            members = self.tree.members(fresh=True)
+            empty_looks = 0 if members else empty_looks + 1
+            searching = not self.tree.pid and not killed and time.monotonic() - began < SEARCH_SECONDS
+            if empty_looks >= 2 and not searching:
+                break
+            pids = [member.pid for member in members]
+            self.shared_memory |= mapped_shared_memory(pids, shared_memory_candidates())
+            kill_members(members, self.tree.pid)
+            killed.update(member.identity for member in members)
+            time.sleep(POLL_SECONDS)
+        remove_shared_memory(self.shared_memory)
+        remove_tmpdir(self.tmpdir)
+        return len(killed)
+
+
+def main(marker: str, tmpdir: str) -> None:
+    """Entry point. Standard input is the pipe, standard error the server's log."""
+    # Whoever ends the app politely (Ctrl+C, systemd) may mean us too; we go when the app has gone.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    guardian = Guardian(marker, tmpdir)
+    if guardian.listen(0):
+        return
+    killed = guardian.end_server()
+    try:
+        print(f"vLLM Deck ended without stopping this server: its {killed} processes were killed.", file=sys.stderr)
+    except OSError:  # the disk is full; the processes are gone, that is what counts
+        return

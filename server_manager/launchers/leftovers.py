@@ -1,0 +1,91 @@
+"""What a killed vLLM leaves behind, and its removal. Standard library only, for the guardian's sake.
+
+Every start leaves socket files in TMPDIR, so each server has a TMPDIR of its own, which goes as a whole. SIGKILL also
+leaves shared memory in /dev/shm: its names must be learnt from /proc/PID/maps while the processes live.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY_PREFIXES = ("psm_", "sem.mp-", "nccl-", "torch_", "cuda.shm.", "vllm_", "VLLM_")
+"""Made by Python's shared_memory and multiprocessing, NCCL, torch, CUDA and vLLM. Only these are ever removed: people
+also keep model files in /dev/shm, and vLLM maps those just the same."""
+TMPDIR_PREFIX = "deck-"
+
+
+def shared_memory_candidates() -> set[str]:
+    """Names in /dev/shm that could be a server's: of this user and with a known prefix."""
+    names = set()
+    try:
+        with os.scandir(SHARED_MEMORY) as entries:
+            for entry in entries:
+                if entry.name.startswith(SHARED_MEMORY_PREFIXES) and stat.S_ISREG(_own_mode(entry.path)):
+                    names.add(entry.name)
+    except OSError:  # no /dev/shm here: then nothing was left in it
+        pass
+    return names
+
+
+def mapped_shared_memory(pids: list[int], names: set[str]) -> set[str]:
+    """Those of ``names`` that one of the processes has mapped. Reading the maps of a torch process takes some ms."""
+    found: set[str] = set()
+    if not names:
+        return found
+    start = f" {SHARED_MEMORY}/".encode()
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/maps", "rb") as maps:
+                for line in maps:
+                    if start in line:
+                        found.add(os.fsdecode(line.split(start, 1)[1].rstrip(b"\n")))
+        except OSError:  # gone meanwhile, or of another user
+            continue
+    return found & names
+
+
+def remove_shared_memory(names: set[str]) -> None:
+    """Removes the names that no living process has mapped any more."""
+    left = names & shared_memory_candidates()
+    if not left:
+        return
+    everybody = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    for name in left - mapped_shared_memory(everybody, left):
+        try:
+            os.unlink(f"{SHARED_MEMORY}/{name}")
+        except OSError:  # somebody else was faster
+            continue
+
+
+def remove_tmpdir(path: str) -> None:
+    """Removes a server's TMPDIR with all that is in it; refuses any folder that a launcher did not make.
+
+    Not ``shutil.rmtree``: importing shutil doubles the time that the guardian takes to start.
+    """
+    if not os.path.basename(path).startswith(TMPDIR_PREFIX) or not stat.S_ISDIR(_own_mode(path)):
+        return
+    for folder, subfolders, files in os.walk(path, topdown=False):
+        for name in files + subfolders:
+            inside = os.path.join(folder, name)
+            try:
+                if os.path.isdir(inside) and not os.path.islink(inside):
+                    os.rmdir(inside)
+                else:
+                    os.unlink(inside)
+            except OSError:  # best effort: the rest can still go
+                continue
+    try:
+        os.rmdir(path)
+    except OSError:  # something in it would not go
+        return
+
+
+def _own_mode(path: str) -> int:
+    """The mode of a file (not of what a link points to) that belongs to this user, else 0."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return 0
+    return found.st_mode if found.st_uid == os.geteuid() else 0

@@ -1,0 +1,282 @@
+"""Runs servers as processes on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+from server_manager.errors import LaunchError, StateDirError
+from server_manager.launchers.base import HandleRecord, LaunchRequest
+from server_manager.launchers.leftovers import TMPDIR_PREFIX
+from server_manager.launchers.local_handle import LocalServerHandle
+from server_manager.launchers.process_tree import MARKER_VARIABLE, read_marker, read_member
+from server_manager.settings import Settings
+
+START_TIME_TOLERANCE_SECONDS = 0.011
+"""The kernel counts start times in hundredths of a second."""
+TMPDIR_MAX_CHARS = 59
+"""vLLM binds Unix sockets named by a UUID in TMPDIR, and their whole path may have 107 bytes."""
+NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE", "VLLM_PORT", MARKER_VARIABLE)
+"""The first makes each of vLLM's processes start 12 s slower; the second moves vLLM's internal ports."""
+
+GUARDIAN_EXIT_SECONDS = 5.0
+PACKAGE_DIR = Path(__file__).resolve().parent.parent
+# Not `-m server_manager.launchers.guardian`: that would import the whole package, and psutil with it.
+GUARDIAN_CODE = "import sys; sys.path.append(sys.argv[1]); from launchers.guardian import main; main(*sys.argv[2:4])"
+
+logger = logging.getLogger(__name__)
+
+
+def create_launcher(settings: Settings) -> LocalLauncher:
+    return LocalLauncher(settings)
+
+
+class LocalLauncher:
+    """Starts servers in sessions of their own, each with a guardian unless it may outlive the app."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def launch(self, request: LaunchRequest) -> LocalServerHandle:
+        """Creates the process. Raises ``LaunchError`` or ``StateDirError``; no process and no TMPDIR is left then."""
+        marker = f"{request.name}:{secrets.token_hex(8)}"
+        tmpdir = new_tmpdir_path(os.environ)
+        env = child_environment(os.environ, request, self._settings.cache_dir, tmpdir, marker)
+        executable = find_executable(request.argv, env)
+        started_at = time.time()
+        prepare_log(request.log_path, request.argv)
+        guardian = None
+        child = None
+        try:
+            if not request.survive:
+                # First, so that there is no moment in which the server lives without it (see guardian.py).
+                guardian = GuardianProcess(marker, str(tmpdir), str(request.log_path))
+            make_tmpdir(tmpdir)
+            child = start_server(request, executable, env)
+        except OSError as error:
+            raise LaunchError(
+                f"The server could not be started: {error.strerror or error}.",
+                "Check the memory and the number of processes that this user may have (ulimit -u).",
+                argv=request.argv,
+                errno=error.errno,
+            ) from error
+        finally:
+            if child is None:
+                shutil.rmtree(tmpdir, ignore_errors=True)
+                if guardian is not None:
+                    await guardian.close()
+        leader = read_member(child.pid)
+        assert leader is not None, "a child that nobody has waited for is at least a zombie"
+        if guardian is not None:
+            guardian.say(f"pid {leader.pid} {leader.start_ticks}")
+        record = HandleRecord(
+            name=request.name,
+            launcher="local",
+            pid=child.pid,
+            start_time=psutil.Process(child.pid).create_time(),
+            port=request.port,
+            log_path=str(request.log_path),
+            tmpdir=str(tmpdir),
+            api_key=request.secret_env.get("VLLM_API_KEY", ""),
+            argv=request.argv,
+            env=dict(request.env),
+            started_at=started_at,
+            marker=marker,
+        )
+        return self._handle(record, leader.start_ticks, request.survive, child, guardian)
+
+    async def adopt(self, record: HandleRecord) -> LocalServerHandle | None:
+        """The handle of a server of an earlier app, ``None`` where pid and start time no longer match.
+
+        Where the leader is gone, whatever is left of its tree (EngineCore without its API server, files) is ended and
+        removed, since nobody else would: found by the marker alone, so that no stranger is touched.
+        """
+        leader = read_member(record.pid)
+        if leader is not None and leader.alive:
+            if is_same_server(record):
+                return self._handle(record, leader.start_ticks, self._settings.keep_servers)
+            if record.marker and read_marker(record.pid) == record.marker:
+                logger.warning("Process %d looks like %s, but its start time differs.", record.pid, record.name)
+                return None
+        if record.marker:
+            await LocalServerHandle(replace(record, pid=0), 0).kill()
+        return None
+
+    def _handle(
+        self,
+        record: HandleRecord,
+        start_ticks: int,
+        survive: bool,
+        child: subprocess.Popen[bytes] | None = None,
+        guardian: GuardianProcess | None = None,
+    ) -> LocalServerHandle:
+        def new_guardian() -> GuardianProcess:
+            return GuardianProcess(record.marker, record.tmpdir, record.log_path)
+
+        return LocalServerHandle(
+            record, start_ticks, child=child, guardian=guardian, new_guardian=None if survive else new_guardian
+        )
+
+
+class GuardianProcess:
+    """A guardian and the app's end of the pipe to it (see ``guardian.py``)."""
+
+    def __init__(self, marker: str, tmpdir: str, log_path: str) -> None:
+        """Starts it. Raises ``OSError`` where that is not possible."""
+        env = {key: value for key, value in os.environ.items() if key != MARKER_VARIABLE}
+        with open(log_path, "ab") as log:
+            self._process = subprocess.Popen(
+                (sys.executable, "-S", "-E", "-c", GUARDIAN_CODE, str(PACKAGE_DIR), marker, tmpdir),
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+                bufsize=0,
+            )
+        assert self._process.stdin is not None, "asked for with PIPE"
+        self._pipe = self._process.stdin
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def say(self, line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.write(f"{line}\n".encode())
+
+    async def close(self) -> None:
+        """Tells it to go and waits until it has: milliseconds, unless it has only just been started."""
+        self.say("bye")
+        self._pipe.close()
+        deadline = time.monotonic() + GUARDIAN_EXIT_SECONDS
+        while self.alive():
+            if time.monotonic() > deadline:
+                self._process.kill()
+            await asyncio.sleep(0.005)
+
+
+def start_server(request: LaunchRequest, executable: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """The leader, in a session of its own, its output in the log. Raises ``OSError``."""
+    with open(request.log_path, "ab") as log:
+        return subprocess.Popen(
+            request.argv,
+            executable=executable,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def is_same_server(record: HandleRecord) -> bool:
+    """Whether the record's pid is still the process that it was, and leads a session of its own."""
+    try:
+        start_time = psutil.Process(record.pid).create_time()
+        own_session = os.getsid(record.pid) == record.pid
+    except (psutil.Error, ProcessLookupError, PermissionError):
+        return False
+    if record.pid in (os.getpid(), os.getpgrp()) or not own_session:
+        return False
+    same_marker = read_marker(record.pid) in (record.marker, "")
+    return same_marker and abs(start_time - record.start_time) <= START_TIME_TOLERANCE_SECONDS
+
+
+def child_environment(
+    inherited: Mapping[str, str], request: LaunchRequest, cache_dir: Path, tmpdir: Path, marker: str
+) -> dict[str, str]:
+    """The server's environment: the app's own, what makes vLLM behave, the request's, and the marker."""
+    env = {key: value for key, value in inherited.items() if key not in NOT_INHERITED}
+    # By default a folder in TMPDIR, which is deleted with the server: compiling again would take a minute.
+    env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "torchinductor"))
+    env |= {
+        "TMPDIR": str(tmpdir),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_HOST_IP": "127.0.0.1",  # else vLLM probes for a route to the internet
+        "VLLM_PROCESS_NAME_PREFIX": request.name,  # NVML's processes then name their server
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts
+    }
+    env |= request.env
+    env |= request.secret_env
+    # SPT_NOENV keeps setproctitle from writing over the environment that the marker is read from.
+    return env | {"SPT_NOENV": "1", MARKER_VARIABLE: marker}
+
+
+def find_executable(argv: tuple[str, ...], env: Mapping[str, str]) -> str:
+    """The program to run. Raises ``LaunchError`` before anything has been touched."""
+    found = shutil.which(argv[0], path=env.get("PATH")) if argv else None
+    if found:
+        return found
+    program = argv[0] if argv else ""
+    exists = os.path.exists(program)
+    raise LaunchError(
+        f"{program} is not a program that this user may run." if exists else f"The program {program} was not found.",
+        "Install vLLM, or set DECK_VLLM_PYTHON to the Python of the environment that has it.",
+        argv=argv,
+        errno=errno.EACCES if exists else errno.ENOENT,
+    )
+
+
+def prepare_log(path: Path, argv: tuple[str, ...]) -> None:
+    """Keeps the log of the run before as ``NAME.log.prev`` and begins a new one with the command line.
+
+    That first line also shows in time whether the disk takes anything. Raises ``StateDirError``.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_file() and not path.is_symlink():
+            path.replace(f"{path}.prev")
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
+            log.write(f"vLLM Deck {now}: {shlex.join(argv)}\n".encode())
+    except OSError as error:
+        raise state_dir_error(f"The log {path} cannot be written", path, error) from error
+
+
+def new_tmpdir_path(env: Mapping[str, str]) -> Path:
+    """A path for a server's TMPDIR that is short enough; it does not exist yet.
+
+    The system's folder for temporary files before ``XDG_RUNTIME_DIR``: the latter is small, often forbids to run what
+    a compiler writes there, and goes at logout, when a kept server should stay.
+    """
+    name = TMPDIR_PREFIX + secrets.token_hex(5)
+    for folder in (env.get("TMPDIR", ""), "/tmp", "/var/tmp", env.get("XDG_RUNTIME_DIR", "")):
+        path = Path(folder) / name
+        if path.is_absolute() and len(str(path)) <= TMPDIR_MAX_CHARS and os.access(folder, os.W_OK | os.X_OK):
+            return path
+    return Path("/tmp") / name
+
+
+def make_tmpdir(path: Path) -> None:
+    """Raises ``StateDirError``."""
+    try:
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise state_dir_error(f"The folder for temporary files {path} cannot be made", path, error) from error
+
+
+def state_dir_error(what: str, path: Path, error: OSError) -> StateDirError:
+    """``what`` happened, the system's reason and the step that helps against it."""
+    steps = {
+        errno.ENOSPC: "Free some space on that disk, or choose another one with --state-dir.",
+        errno.EDQUOT: "Free some of your quota, or choose another disk with --state-dir.",
+        errno.EROFS: "That disk is read-only: choose another one with --state-dir.",
+    }
+    step = steps.get(error.errno or 0, "Give this user the right to write there, or choose another --state-dir.")
+    return StateDirError(f"{what}: {error.strerror or error}.", step, path=str(path), errno=error.errno)
