@@ -156,7 +156,7 @@ class Server:
         self.engine_dead = False
         self.ended = asyncio.Event()
         self.children: list[int] = []
-        self.shm = f"psm_{uuid.uuid4().hex[:8]}" if setting("SHM") else ""
+        self.shm = f"psm_fake{uuid.uuid4().hex[:8]}" if setting("SHM") else ""
         self.dev_mode = os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
 
     # -- life ----------------------------------------------------------------------------------------------------
