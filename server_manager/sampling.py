@@ -28,7 +28,7 @@ class SamplingParam:
     step: float
     kind: Literal["float", "int"]
     channel: Literal["openai", "extra"]
-    """``extra`` is vLLM's own: at the top level of the JSON body too, but in ``extra_body`` of the ``openai`` client."""
+    """``extra`` is vLLM's own: top level of the JSON body as well, but ``extra_body`` of the ``openai`` client."""
     help: str
     help_zh: str
     primary: bool = False
