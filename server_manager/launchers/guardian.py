@@ -96,9 +96,8 @@ class Guardian:
 
 def main(marker: str, tmpdir: str) -> None:
     """Entry point. Standard input is the pipe, standard error the server's log."""
-    # Whoever ends the app politely (Ctrl+C, systemd) may mean us too; we go when the app has gone.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    # Whoever ends the app politely (Ctrl+C, systemd) may mean us too; we go when the app has gone. So it starts us with
+    # SIGTERM, SIGINT and SIGHUP blocked, and we leave them so.
     os.chdir("/")
     guardian = Guardian(marker, tmpdir)
     if guardian.listen(0):

@@ -10,10 +10,11 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -139,7 +140,7 @@ class GuardianProcess:
     def __init__(self, marker: str, tmpdir: str, log_path: str) -> None:
         """Starts it. Raises ``OSError`` where that is not possible."""
         env = {key: value for key, value in os.environ.items() if key != MARKER_VARIABLE}
-        with open(log_path, "ab") as log:
+        with open(log_path, "ab") as log, polite_signals_blocked():
             self._process = subprocess.Popen(
                 (sys.executable, "-S", "-E", "-c", GUARDIAN_CODE, str(PACKAGE_DIR), marker, tmpdir),
                 env=env,
@@ -168,6 +169,16 @@ class GuardianProcess:
             if time.monotonic() > deadline:
                 self._process.kill()
             await asyncio.sleep(0.005)
+
+
+@contextlib.contextmanager
+def polite_signals_blocked() -> Iterator[None]:
+    """What is started here inherits the mask: a guardian is out of reach of SIGTERM before its first instruction."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_server(request: LaunchRequest, executable: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
