@@ -11,6 +11,7 @@ import stat
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from server_manager.errors import LaunchError, StateDirError
@@ -99,8 +100,6 @@ async def test_kill_never_touches_the_callers_group(launch: Launch) -> None:
 
 async def test_record_of_our_own_process_is_not_adopted(launcher: LocalLauncher, launch: Launch) -> None:
     handle = await launch()
-    import psutil  # noqa: PLC0415
-
     me = dataclasses.replace(handle.record, pid=os.getpid(), start_time=psutil.Process().create_time())
     assert local.is_same_server(me) is False
 
