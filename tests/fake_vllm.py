@@ -12,6 +12,7 @@ its own behaviour is set by the environment, since the command line belongs to v
     FAKE_VLLM_REPLAY             a log file, printed in place of the usual start-up lines
     FAKE_VLLM_EXIT_CODE          end with this code when READY_AFTER is over, after a traceback unless REPLAY is set
     FAKE_VLLM_CRASH_AFTER        after so many tokens the engine dies: /health is 503, then the process ends with code 0
+    (killing its EngineCore process has the same effect, while it loads with code 1)
     FAKE_VLLM_CRASH_DELAY        seconds of 503 before that end (default 0.2; real vLLM takes 5)
     FAKE_VLLM_ENGINE=0           start no EngineCore process (it outlives a killed leader, as the real one does)
     FAKE_VLLM_SETSID=1           one more process that leaves the session
@@ -37,7 +38,7 @@ import traceback
 import uuid
 from pathlib import Path
 
-VERSION = "0.32.0"
+from fake_vllm_answers import VERSION, Engine, Exchange, Rejected, count_tokens, number, setting
 
 # Real lines of a start on a CPU host: seconds are replaced, paths and sizes are not worth the trouble.
 START_LINES = """\
@@ -59,14 +60,6 @@ APIServer|entry.py:136|Supported tasks: ['generate']
 APIServer|entry.py:140|Starting vLLM server on http://{host}:{port}"""
 
 
-def setting(name: str, default: str = "") -> str:
-    return os.environ.get(f"FAKE_VLLM_{name}", default)
-
-
-def number(name: str, default: float = 0) -> float:
-    return float(setting(name) or default)
-
-
 def log(text: str, process: str = "APIServer", source: str = "launcher.py:254", level: str = "INFO") -> None:
     """One line as vLLM writes it, to stdout."""
     when = time.strftime("%m-%d %H:%M:%S")
@@ -76,15 +69,6 @@ def log(text: str, process: str = "APIServer", source: str = "launcher.py:254", 
 def raw(text: str | bytes) -> None:
     """Text as uvicorn, tqdm and tracebacks write it: no prefix, to stderr."""
     os.write(2, text if isinstance(text, bytes) else f"{text}\n".encode())
-
-
-class Rejected(Exception):
-    """An answer of vLLM's that is an error."""
-
-    def __init__(self, status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -139,21 +123,13 @@ def fork_child(name: str, *, leave_session: bool = False, shm: str = "") -> int:
         signal.pause()
 
 
-class Server:
+class Server(Engine):
     """The whole server: state, routes, answers."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.max_model_len: int = args.max_model_len
+        super().__init__(args)
         self.phase = "loading"
         self.sigterms = 0
-        self.asleep = False
-        self.running = 0
-        self.waiting = 0
-        self.prompt_tokens = 0
-        self.generation_tokens = 0
-        self.connections = 0
-        self.engine_dead = False
         self.ended = asyncio.Event()
         self.children: list[int] = []
         self.shm = f"psm_fake{uuid.uuid4().hex[:8]}" if setting("SHM") else ""
@@ -229,6 +205,13 @@ class Server:
             self.phase = "stopping"
             self.stopping = asyncio.ensure_future(self.stop())
 
+    def on_child_end(self) -> None:
+        """EngineCore was killed: vLLM answers 503 and ends with code 0, or with 1 while it loads."""
+        for pid in list(self.children):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                self.children.remove(pid)
+                self.crashing = asyncio.ensure_future(self.crash())
+
     async def stop(self) -> None:
         """Open requests get ``--shutdown-timeout``; then the engine dies and the HTTP server waits for its clients."""
         log("[shutdown] API server: shutdown triggered")
@@ -249,12 +232,13 @@ class Server:
         self.kill_children()
         log("EngineCore encountered a fatal error.", source="core.py:1000", level="ERROR")
         await asyncio.sleep(number("CRASH_DELAY", 0.2))
-        os._exit(0)
+        os._exit(0 if self.phase == "serving" else 1)
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number_ in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number_, self.on_signal, number_)
+        loop.add_signal_handler(signal.SIGCHLD, self.on_child_end)
         bound = socket.socket()
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -328,250 +312,6 @@ class Server:
                 x.answer(200, b"")
             case _:
                 x.answer(404, {"detail": "Not Found"})
-
-    def card(self, name: str) -> dict[str, object]:
-        return {
-            "id": name,
-            "object": "model",
-            "created": int(time.time()),
-            "owned_by": "vllm",
-            "root": self.args.model,
-            "parent": None,
-            "max_model_len": self.max_model_len,
-            "permission": [],
-        }
-
-    def metrics(self) -> str:
-        label = f'engine="0",model_name="{self.args.names[0]}"'
-        state = f'vllm:engine_sleep_state{{{label},sleep_state="awake"}} {0.0 if self.asleep else 1.0}'
-        kinds = {
-            "num_requests_running": ("gauge", self.running - self.waiting),
-            "num_requests_waiting": ("gauge", self.waiting),
-            "kv_cache_usage_perc": ("gauge", min(1.0, self.running / 100)),
-            "prompt_tokens_total": ("counter", self.prompt_tokens),
-            "generation_tokens_total": ("counter", self.generation_tokens),
-        }
-        lines = [state]
-        for name, (kind, value) in kinds.items():
-            lines += [f"# HELP vllm:{name} {name}.", f"# TYPE vllm:{name} {kind}"]
-            lines.append(f"vllm:{name}{{{label}}} {float(value)}")
-        return "\n".join(lines) + "\n"
-
-    # -- answers -------------------------------------------------------------------------------------------------
-
-    def check(self, request: dict, prompt_tokens: int) -> None:
-        if request.get("model") and request["model"] not in self.args.names:
-            aliases = ", ".join(self.args.names)
-            text = f"The model `{request['model']}` does not exist. Valid aliases: {aliases}."
-            raise Rejected(404, text, "NotFoundError", "model")
-        limit = self.max_model_len
-        if prompt_tokens > limit:
-            text = (
-                f"This model's maximum context length is {limit} tokens. However, your prompt contains at least "
-                f"{limit + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce the "
-                f"length of the input prompt. (parameter=input_tokens, value={limit + 1})"
-            )
-            raise Rejected(400, text, param="input_tokens")
-        wanted = request.get("max_completion_tokens") or request.get("max_tokens") or 0
-        if wanted > limit:
-            text = (
-                f"max_tokens={wanted} cannot be greater than max_model_len={limit}. Please request fewer output "
-                f"tokens. (parameter=max_tokens, value={wanted})"
-            )
-            raise Rejected(400, text, param="max_tokens")
-
-    def answer_tokens(self, request: dict) -> tuple[list[tuple[str, str]], str]:
-        """Pairs of field (``reasoning`` or ``content``) and text, and the finish reason."""
-        if setting("ECHO"):
-            text = json.dumps(request, ensure_ascii=False)
-            return [("content", text[i : i + 16]) for i in range(0, len(text), 16)], "stop"
-        tokens = [("content", f"word{i} ") for i in range(int(number("ANSWER_TOKENS", 8)))]
-        thinks = (request.get("chat_template_kwargs") or {}).get("enable_thinking", True)
-        if self.args.reasoning_parser and thinks:
-            tokens[:0] = [("reasoning", f"thought{i} ") for i in range(int(number("REASONING_TOKENS")))]
-        wanted = request.get("max_completion_tokens") or request.get("max_tokens")
-        if wanted and request.get("ignore_eos"):
-            tokens = [("content", f"word{i} ") for i in range(wanted)]
-        if wanted and wanted <= len(tokens):
-            return tokens[:wanted], "length"
-        return tokens, "stop"
-
-    async def generate(self, x: Exchange, *, chat: bool) -> None:
-        try:
-            request = json.loads(x.body)
-        except ValueError as error:
-            raise Rejected(400, f"JSON decode error: {error}") from None
-        prompt_tokens = count_tokens(request.get("messages" if chat else "prompt") or "")
-        self.check(request, prompt_tokens)
-        if self.engine_dead:
-            raise Rejected(500, "EngineCore encountered an issue.", "InternalServerError")
-        tokens, finish = self.answer_tokens(request)
-        self.running += 1
-        try:
-            if await self.awake(x):
-                self.prompt_tokens += prompt_tokens
-                answer = Answer(self, x, request, chat, prompt_tokens, tokens, finish)
-                await (answer.stream() if request.get("stream") else answer.whole())
-        finally:
-            self.running -= 1
-
-    async def awake(self, x: Exchange) -> bool:
-        """Requests to a sleeping server wait until it wakes; ``False`` when the client gave up."""
-        self.waiting += 1
-        try:
-            while self.asleep:
-                if x.gone:
-                    return False
-                await asyncio.sleep(0.01)
-        finally:
-            self.waiting -= 1
-        return True
-
-    async def pace(self, x: Exchange, index: int, began: float) -> bool:
-        """Waits until token ``index`` is due; ``False`` when the client has gone."""
-        rate = number("TOKENS_PER_SECOND")
-        while True:
-            due = began + index / rate if rate else 0.0
-            left = due - time.monotonic()
-            await asyncio.sleep(min(0.05, max(0.0, left)))
-            if x.gone:
-                return False
-            if left <= 0 and not self.engine_dead:
-                break
-            if self.engine_dead:
-                await asyncio.sleep(0.01)
-        self.generation_tokens += 1
-        if (crash := number("CRASH_AFTER")) and self.generation_tokens >= crash and not self.engine_dead:
-            self.crashing = asyncio.ensure_future(self.crash())
-        return True
-
-
-class Answer:
-    """One answer, whole or as server-sent events."""
-
-    def __init__(
-        self,
-        server: Server,
-        x: Exchange,
-        request: dict,
-        chat: bool,
-        prompt_tokens: int,
-        tokens: list[tuple[str, str]],
-        finish: str,
-    ) -> None:
-        self.server, self.x, self.request, self.chat = server, x, request, chat
-        self.prompt_tokens, self.tokens, self.finish = prompt_tokens, tokens, finish
-        kind = ("chat.completion.chunk" if request.get("stream") else "chat.completion") if chat else "text_completion"
-        self.head = {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex[:16]}",
-            "object": kind,
-            "created": int(time.time()),
-            "model": request.get("model") or server.args.names[0],
-        }
-
-    def usage(self, completion: int) -> dict[str, object]:
-        reasoning = sum(field == "reasoning" for field, _ in self.tokens[:completion])
-        total = self.prompt_tokens + completion
-        details = {"completion_tokens_details": {"reasoning_tokens": reasoning}}
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "total_tokens": total,
-            "completion_tokens": completion,
-            **details,
-        }
-
-    def choice(self, field: str, text: str, finish: str | None) -> dict[str, object]:
-        base = {"index": 0, "logprobs": None, "finish_reason": finish}
-        return {**base, "delta": {field: text}} if self.chat else {**base, "text": text}
-
-    async def stream(self) -> None:
-        options = self.request.get("stream_options") or {}
-        send, began = self.x.event, time.monotonic()
-        self.x.start_stream()
-        if self.chat:
-            first = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-            send({**self.head, "choices": [first]})
-        held: list[tuple[str, str]] = []
-        for index, token in enumerate(self.tokens):
-            if not await self.server.pace(self.x, index, began):
-                raise ConnectionResetError
-            held.append(token)
-            last = index == len(self.tokens) - 1
-            ready = index == 0 or len(held) >= self.server.args.stream_interval or last
-            if not ready and self.tokens[index + 1][0] == token[0]:
-                continue
-            text = "".join(part for _, part in held)
-            held.clear()
-            event = {**self.head, "choices": [self.choice(token[0], text, self.finish if last else None)]}
-            if options.get("continuous_usage_stats"):
-                event["usage"] = self.usage(index + 1)
-            send(event)
-            await self.x.writer.drain()
-        if options.get("include_usage"):
-            send({**self.head, "choices": [], "usage": self.usage(len(self.tokens))})
-        self.x.end_stream()
-
-    async def whole(self) -> None:
-        began = time.monotonic()
-        for index in range(len(self.tokens)):
-            if not await self.server.pace(self.x, index, began):
-                raise ConnectionResetError
-        texts = {k: "".join(t for f, t in self.tokens if f == k) or None for k in ("content", "reasoning")}
-        choice: dict[str, object] = {"index": 0, "finish_reason": self.finish, "logprobs": None}
-        choice |= {"message": {"role": "assistant", **texts}} if self.chat else {"text": texts["content"] or ""}
-        self.x.answer(200, {**self.head, "choices": [choice], "usage": self.usage(len(self.tokens))})
-
-
-class Exchange:
-    """One request and the way to answer it."""
-
-    def __init__(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        method: str,
-        path: str,
-        headers: dict[str, str],
-        body: bytes,
-    ) -> None:
-        self.reader, self.writer = reader, writer
-        self.method, self.path, self.headers, self.body = method, path, headers, body
-        self.status = 200
-
-    @property
-    def gone(self) -> bool:
-        return self.reader.at_eof() or self.writer.is_closing()
-
-    def answer(self, status: int, body: object, kind: str = "application/json") -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.status = status
-        head = f"HTTP/1.1 {status} X\r\nserver: uvicorn\r\ncontent-type: {kind}\r\ncontent-length: {len(data)}\r\n\r\n"
-        self.writer.write(head.encode() + data)
-
-    def start_stream(self) -> None:
-        self.writer.write(
-            b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-            b"transfer-encoding: chunked\r\n\r\n"
-        )
-
-    def event(self, event: dict) -> None:
-        self._chunk(b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n")
-
-    def end_stream(self) -> None:
-        self._chunk(b"data: [DONE]\n\n")
-        self.writer.write(b"0\r\n\r\n")
-
-    def _chunk(self, data: bytes) -> None:
-        self.writer.write(b"%x\r\n%b\r\n" % (len(data), data))
-
-
-def count_tokens(prompt: object) -> int:
-    """A token is a word; each message costs four more, as a chat template would."""
-    if isinstance(prompt, str):
-        return len(prompt.split())
-    if isinstance(prompt, list):
-        return sum(4 + count_tokens(part.get("content", "")) if isinstance(part, dict) else 1 for part in prompt)
-    return 0
 
 
 def main() -> None:

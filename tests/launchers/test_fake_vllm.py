@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,19 @@ async def test_engine_that_dies_while_serving_ends_with_code_0(launch: Launch, h
         await answer.content.readany()
         with pytest.raises(aiohttp.ClientError):
             await answer.read()
+    assert await handle.wait() == 0
+
+
+async def test_killed_engine_core_gives_503_and_code_0(launch: Launch, http: aiohttp.ClientSession) -> None:
+    handle = await launch(crash_delay=1)
+    engine = next(info.pid for info in handle.processes() if info.name.startswith("VLLM::EngineCor"))
+    os.kill(engine, signal.SIGKILL)
+    statuses = set()
+    with pytest.raises(aiohttp.ClientError):
+        while True:
+            async with http.get(url(handle, "/health")) as answer:
+                statuses.add(answer.status)
+    assert 503 in statuses
     assert await handle.wait() == 0
 
 
