@@ -114,7 +114,6 @@ def nearest(key: str) -> str | None:
     if flag := flag_table().forms.get(f"-{key}"):  # the short form, which a file cannot use
         return flag.name
     known = [form.removeprefix("--") for form in flag_table().forms if form.startswith("--")]
-    close = difflib.get_close_matches(key, ["model", *known], n=1, cutoff=0.75)
-    if not close and key.startswith("no-"):
-        return f"no-{found}" if (found := nearest(key[3:])) else None
+    known += [f"no-{flag.name}" for flag in flag_table().flags if flag.negatable]
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     return close[0] if close else None

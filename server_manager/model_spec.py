@@ -32,7 +32,10 @@ class ModelSpec:
     model: str
     """Hub id or path."""
     options: Mapping[str, object] = field(default_factory=dict)
-    """Flags of ``vllm serve`` without their dashes, in the order of the file, with YAML's values."""
+    """Flags of ``vllm serve`` without their dashes, in the order of the file, with YAML's values.
+
+    ``no-NAME: true`` becomes ``NAME: false`` where vLLM has both forms.
+    """
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Added to vLLM's environment (``defaults.env`` and ``NAME.env``). May hold a token: never show it unmasked."""
     path: Path | None = None
@@ -50,7 +53,7 @@ class ModelSpec:
                 "Write a hub id such as Qwen/Qwen2-0.5B-Instruct, or the path of a folder.",
                 key="model",
             )
-        options = {flags.normalise(key): value for key, value in self.options.items()}
+        options = dict(_canonical(key, value) for key, value in self.options.items())
         object.__setattr__(self, "options", MappingProxyType(options))
         object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
 
@@ -86,8 +89,9 @@ class ModelSpec:
         """What follows ``vllm serve``: the model, then the flags.
 
         The same as vLLM's ``FlexibleArgumentParser.load_config_file`` makes from the file, and in addition: what it
-        would spoil (``~`` in the model's path, a value that begins with a dash, a mapping in a list, ``false`` under a
-        key with underscores) arrives, and a flag that is given once per value is repeated.
+        would spoil arrives: ``~`` in the model's path, a value that begins with a dash, a mapping in a list, a flag
+        that is given once per value, and ``false``. (It means to turn that into ``--no-NAME``, but asks the parser of
+        ``vllm`` and not that of ``vllm serve`` whether there is such a flag, and leaves it out; vLLM 0.32.)
         """
         return (
             os.path.expanduser(self.model),
@@ -115,6 +119,12 @@ def name_for(text: str) -> str:
 def is_local(model: str) -> bool:
     """Whether vLLM takes ``model`` from the disk: it is written as a path, or such a folder exists."""
     return model.startswith(("/", "./", "../", "~")) or os.path.exists(model)
+
+
+def _canonical(key: str, value: object) -> tuple[str, object]:
+    key = flags.normalise(key)
+    negated = flags.find_negated(key) if value is True else None
+    return (negated.name, False) if negated else (key, value)
 
 
 def _flag_args(key: str, value: object) -> list[str]:
@@ -183,10 +193,6 @@ def option_warnings(key: str, value: object, *, written: str = "") -> list[str]:
     found: list[str] = []
     if value is False and not flag.negatable and flag.boolean:
         found.append(f"'{written}: false' changes nothing: {release} has no --no-{key}.")
-    elif value is False and "_" in written:
-        found.append(
-            f"'{written}: false' works here, but `vllm serve --config` overlooks it; write '{key}' with dashes."
-        )
     found += [
         f"{_show(item)} is not a value that '{key}' takes in {release}; it takes {', '.join(flag.choices)}. "
         "It is passed on as it stands."

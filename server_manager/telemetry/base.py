@@ -69,6 +69,8 @@ class Reading:
     """Resident memory by server name, summed over the server's processes (shared pages count once per process)."""
     gpu_bytes: dict[str, int | None]
     """Device memory by server name, summed over devices; ``None`` where the driver cannot tell."""
+    pids: dict[str, tuple[int, ...]]
+    """The living processes by server name: whose a device's processes are."""
 
 
 class AcceleratorProbe(Protocol):

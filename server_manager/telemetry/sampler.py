@@ -176,6 +176,7 @@ class GpuSampler:
             devices_error=error,
             rss_bytes={name: sum(process.rss_bytes for process in processes) for name, processes in owners.items()},
             gpu_bytes=gpu_bytes_by_server(devices, owners),
+            pids={name: tuple(process.pid for process in processes) for name, processes in owners.items()},
         )
 
     async def _read_devices(self) -> tuple[tuple[DeviceSnapshot, ...], str | None]:

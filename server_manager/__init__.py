@@ -1,0 +1,61 @@
+"""Runs vLLM: models, servers, telemetry and chat. Knows nothing of the page."""
+
+from server_manager.catalogue import Catalogue
+from server_manager.chat import ChatRequest, ChatService, DoneFrame, ProgressFrame, TextFrame
+from server_manager.conversations import ConversationStore
+from server_manager.errors import (
+    ChatError,
+    NotAllowed,
+    ServerManagerError,
+    SpecError,
+    StateDirError,
+    UnknownModel,
+)
+from server_manager.generation_config import context_length, recommended_for
+from server_manager.log_file import tail
+from server_manager.manager import ServerManager
+from server_manager.metrics_poller import MetricsPoller
+from server_manager.model_spec import ModelSpec
+from server_manager.sampling import SAMPLING_PARAMS, SamplingParam, defaults_for, request_fields
+from server_manager.server_state import ServerExit, ServerState, ServerStatus
+from server_manager.settings import Settings
+from server_manager.shell_line import is_secret, parse_shell_line, shell_line
+from server_manager.start_phase import StartPhase
+from server_manager.telemetry.base import Reading
+from server_manager.telemetry.sampler import GpuSampler
+
+__all__ = [
+    "SAMPLING_PARAMS",
+    "Catalogue",
+    "ChatError",
+    "ChatRequest",
+    "ChatService",
+    "ConversationStore",
+    "DoneFrame",
+    "GpuSampler",
+    "MetricsPoller",
+    "ModelSpec",
+    "NotAllowed",
+    "ProgressFrame",
+    "Reading",
+    "SamplingParam",
+    "ServerExit",
+    "ServerManager",
+    "ServerManagerError",
+    "ServerState",
+    "ServerStatus",
+    "Settings",
+    "SpecError",
+    "StartPhase",
+    "StateDirError",
+    "TextFrame",
+    "UnknownModel",
+    "context_length",
+    "defaults_for",
+    "is_secret",
+    "parse_shell_line",
+    "recommended_for",
+    "request_fields",
+    "shell_line",
+    "tail",
+]

@@ -1,0 +1,157 @@
+"""The command line: what can be asked for, and the commands that talk to the app that is running."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import ipaddress
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from server_manager.app_address import read_address
+from server_manager.errors import ServerManagerError, SpecError, UnknownModel
+from server_manager.settings import Settings, default_models_dir, default_state_dir, default_vllm_command
+
+DEFAULT_PORT = 7860
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the arguments; ends the process with a message where they make no sense."""
+    parser = argparse.ArgumentParser(
+        prog="app.py", description="One page to run vLLM on your own GPUs. Without a command it serves the page."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="port (default: %(default)s)")
+    parser.add_argument("--models-dir", type=Path, default=default_models_dir(), help="your model files (%(default)s)")
+    parser.add_argument("--state-dir", type=Path, default=default_state_dir(), help="logs and state (%(default)s)")
+    first = parser.add_mutually_exclusive_group()
+    first.add_argument("--start", metavar="NAME", help="model to start first (default: the one used last)")
+    first.add_argument("--no-start", action="store_true", help="start no model")
+    parser.add_argument(
+        "--attach", metavar="NAME=URL", type=_attachment, action="append", default=[], help="a server run by others"
+    )
+    parser.add_argument("--keep-servers", action="store_true", help="servers go on when the app ends")
+    parser.add_argument("--auth", type=Path, metavar="FILE", help="users who may log in (see add-user)")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("status", help="what is up, in the app that is running")
+    for name, text in (("start", "start a model"), ("stop", "stop a model"), ("logs", "print a server's log")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("name")
+        if name == "logs":
+            command.add_argument("--tail", type=int, default=200, help="lines (default: %(default)s)")
+    add_user = commands.add_parser("add-user", help="add a line to the file of users, asking for the password")
+    add_user.add_argument("name")
+    add_user.add_argument("--role", choices=("user", "operator"), default="user")
+    add_user.add_argument("--auth", type=Path, metavar="FILE", required=True, dest="users_file")
+    return parser.parse_args(argv)
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """The app's settings. Raises ``SpecError`` for an address that needs a login and has none."""
+    if args.auth is None and not _is_loopback(args.host):
+        raise SpecError(
+            f"{args.host} can be reached from other machines, and nobody would have to log in.",
+            "Add --auth FILE (make it with: python app.py add-user NAME --role operator --auth FILE), "
+            "or leave --host away and use an SSH tunnel.",
+        )
+    return Settings(
+        state_dir=args.state_dir.expanduser().absolute(),
+        models_dir=args.models_dir.expanduser().absolute(),
+        vllm_command=default_vllm_command(),
+        keep_servers=args.keep_servers,
+        attach=dict(args.attach),
+    )
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Runs ``status``, ``start``, ``stop`` or ``logs`` against the app that is running; returns the exit code."""
+    app = _RunningApp(args.state_dir.expanduser().absolute())
+    if args.command == "status":
+        for entry in app.ask("GET", "/api/models")["models"]:
+            status = entry["status"]
+            if status["state"] != "stopped" or status["attached"]:
+                where = status["base_url"] or ""
+                print(f"{entry['name']:40} {status['state']:9} {where}")
+        print(f"vLLM Deck: {app.url}")
+    elif args.command == "logs":
+        print(app.ask("GET", f"/api/servers/{quote(args.name, safe='')}/logs?tail={args.tail}"), end="")
+    else:
+        status = app.ask("POST", f"/api/servers/{quote(args.name, safe='')}/{args.command}")
+        print(f"{args.name}: {status['state']}")
+    return 0
+
+
+def ask_password() -> str:
+    """A new password, asked for twice. Raises ``SpecError`` where they differ or it is short."""
+    if not sys.stdin.isatty():
+        password = again = sys.stdin.readline().rstrip("\n")
+    else:
+        password, again = getpass.getpass("Password: "), getpass.getpass("Again: ")
+    if password != again:
+        raise SpecError("The two passwords differ.", "Try again.")
+    if len(password) < 8:
+        raise SpecError("The password is shorter than 8 characters.", "Choose a longer one.")
+    return password
+
+
+class _RunningApp:
+    """The app that uses a state folder, by its REST interface."""
+
+    def __init__(self, state_dir: Path) -> None:
+        address = read_address(state_dir)
+        if address is None:
+            raise UnknownModel(f"No vLLM Deck is running with the state folder {state_dir}.", "Start it with: make run")
+        self.url: str = address["url"]
+        self._token: str = address["token"]
+
+    def ask(self, method: str, path: str) -> Any:
+        """The answer of a route. Raises ``ServerManagerError`` with the app's own message."""
+        request = urllib.request.Request(
+            self.url.rstrip("/") + path, method=method, headers={"Authorization": f"Bearer {self._token}"}
+        )
+        # Never through a proxy of the environment: the app is on this machine.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=120) as response:
+                body = response.read().decode()
+                return json.loads(body) if "json" in response.headers.get("Content-Type", "") else body
+        except urllib.error.HTTPError as error:
+            try:
+                found = json.loads(error.read())["error"]
+            except (ValueError, KeyError):
+                found = {"message": f"The app answered with HTTP status {error.code}.", "next_step": ""}
+            raise ServerManagerError(found["message"], found["next_step"]) from error
+        except OSError as error:
+            raise ServerManagerError(f"vLLM Deck at {self.url} does not answer: {error}.", "Is it still up?") from error
+
+
+def page_url(host: str, port: int) -> str:
+    """What to open in a browser on this machine."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}/"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 1 to 65535")
+    return int(text)
+
+
+def _attachment(text: str) -> tuple[str, str]:
+    name, _, url = text.partition("=")
+    if not name or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=URL, for example remote=http://127.0.0.1:8000")
+    return name, url

@@ -1,0 +1,71 @@
+"""Puts the parts of this package together, once, and begins and ends them in the right order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from server_manager.catalogue import Catalogue
+from server_manager.chat import ChatService
+from server_manager.client import ClientSession
+from server_manager.conversations import ConversationStore
+from server_manager.errors import ServerManagerError
+from server_manager.launchers.local import create_launcher
+from server_manager.manager import ServerManager
+from server_manager.settings import Settings
+from server_manager.telemetry import open_probe
+from server_manager.telemetry.base import DeviceSnapshot
+from server_manager.telemetry.sampler import GpuSampler
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the page works with."""
+
+    manager: ServerManager
+    sampler: GpuSampler
+    conversations: ConversationStore
+    chat: ChatService
+    session: ClientSession
+
+    @asynccontextmanager
+    async def running(self, *, start: str | None, no_start: bool) -> AsyncIterator[None]:
+        """Servers, sampler and connections; at the end every server is stopped (or left, with ``keep_servers``).
+
+        Begins to start the model ``start``, by default the one used last, in the background unless ``no_start``.
+        """
+        async with self.session:
+            self.sampler.start()
+            try:
+                await self.manager.open()
+                if not no_start:
+                    await self._start_first(start)
+                yield
+            finally:
+                await self.manager.close()
+                await self.sampler.stop()
+
+    async def _start_first(self, name: str | None) -> None:
+        devices = (await self.sampler.next_reading()).devices
+        try:
+            if chosen := name or self.manager.default_name(cpu_only=not devices):
+                self.manager.start(chosen)
+        except ServerManagerError as error:  # the page is of use without it
+            log.error("%s", error)
+
+
+def compose(settings: Settings) -> Parts:
+    """Makes the parts; nothing is started yet."""
+    session = ClientSession()
+
+    async def devices() -> Sequence[DeviceSnapshot]:
+        return (await sampler.next_reading()).devices
+
+    manager = ServerManager(settings, Catalogue(settings.models_dir), create_launcher(settings), session, devices)
+    sampler = GpuSampler(open_probe, manager.processes, settings.sample_interval, settings.history_samples)
+    conversations = ConversationStore()
+    return Parts(manager, sampler, conversations, ChatService(manager, conversations), session)

@@ -1,0 +1,136 @@
+"""From a model's spec to the process that will serve it."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from server_manager.errors import SpecError
+from server_manager.launchers.base import LaunchRequest
+from server_manager.model_spec import ModelSpec
+from server_manager.server_process import LaunchPlan
+from server_manager.settings import Settings
+from server_manager.shell_line import is_secret, shell_line
+
+CPU_KV_CACHE_BYTES = "512M"
+"""Enough for 23,000 tokens of SmolLM2-135M. With it vLLM also skips its check of the memory that is free, which fails
+on every machine that does something else too."""
+_UNREACHABLE_FLAGS = ("uds", "ssl-keyfile", "ssl-certfile", "root-path", "headless", "grpc")
+
+
+def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool) -> LaunchPlan:
+    """The next start of ``spec``. ``model`` is where the files are, if not at ``spec.model``.
+
+    Raises ``SpecError`` for flags with which we could not reach the server, a missing folder or a taken port.
+    """
+    for flag in _UNREACHABLE_FLAGS:
+        if spec.options.get(flag):
+            raise SpecError(
+                f"With --{flag} vLLM Deck could not reach {spec.name}.",
+                "Remove it from the model's file: servers listen on 127.0.0.1 behind vLLM Deck's own port.",
+                key=flag,
+                path=spec.path,
+            )
+    check_local_folder(spec, model)
+    options = dict(spec.options)
+    options.pop("host", None)
+    key = options.pop("api-key", None)
+    api_key = str(key[0] if isinstance(key, list) else key) if key else secrets.token_urlsafe(24)
+    port = _port(options.pop("port", None), spec)
+    for name, value in _additions(options, cpu_only=cpu_only, settings=settings).items():
+        options.setdefault(name, value)
+    placed = {"host": "127.0.0.1", "port": port, **options}
+    serve_args = replace(spec, model=model, options=placed).serve_args()
+    request = LaunchRequest(
+        name=spec.name,
+        argv=(*settings.vllm_command, "serve", *serve_args),
+        env={name: value for name, value in spec.env.items() if not is_secret(name)},
+        secret_env={"VLLM_API_KEY": api_key, **{name: value for name, value in spec.env.items() if is_secret(name)}}
+        | ({"VLLM_SERVER_DEV_MODE": "1"} if options.get("enable-sleep-mode") else {}),
+        log_path=settings.logs_dir / f"{spec.name}.log",
+        port=port,
+        survive=settings.keep_servers,
+    )
+    return LaunchPlan(
+        request,
+        command=shell_line(("vllm", "serve", *serve_args), request.env),
+        shutdown_timeout=float(str(options["shutdown-timeout"])),
+    )
+
+
+def check_local_folder(spec: ModelSpec, model: str) -> None:
+    """Raises ``SpecError`` where a local model is not there; vLLM would take 8 s and say something about repo ids."""
+    if not model.startswith(("/", "./", "../", "~")):
+        return
+    path = Path(model).expanduser()
+    where = f" (from {spec.path})" if spec.path else ""
+    if not path.exists():
+        raise SpecError(f"There is no folder {path}{where}.", "Correct `model`, or put the files there.", key="model")
+    if path.is_dir() and not any((path / name).is_file() for name in ("config.json", "params.json")):
+        raise SpecError(
+            f"The folder {path} holds no model: it has no config.json{where}.",
+            "Point `model` at the folder with config.json and the *.safetensors files.",
+            key="model",
+        )
+
+
+def _additions(options: Mapping[str, object], *, cpu_only: bool, settings: Settings) -> dict[str, object]:
+    """Flags that we add where the user has not set them."""
+    added: dict[str, object] = {
+        "shutdown-timeout": int(settings.shutdown_timeout),
+        # Our own polling would otherwise be most of the log.
+        "disable-access-log-for-endpoints": "/health,/metrics,/v1/models",
+    }
+    if not cpu_only:
+        return added
+    if not {"optimization-level", "compilation-config", "O"} & options.keys():
+        added["enforce-eager"] = (
+            True  # compiling takes over a minute at each start: vLLM cannot load its cache on a CPU
+        )
+    if not {"gpu-memory-utilization", "device-memory-utilization"} & options.keys():
+        added["kv-cache-memory-bytes"] = CPU_KV_CACHE_BYTES
+    if str(options.get("tensor-parallel-size", 1)) == "1" and str(options.get("pipeline-parallel-size", 1)) == "1":
+        added["distributed-executor-backend"] = "uni"  # as on CUDA with one GPU; a process of 1 GB and 4 s less
+    return added
+
+
+def _port(wanted: object, spec: ModelSpec) -> int:
+    """A free port on the loopback address; the one of the model's file, if it names one."""
+    if wanted is None:
+        with closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+    try:
+        port = int(str(wanted))
+    except ValueError:
+        port = 0
+    if not 0 < port < 65536:
+        raise SpecError(f"{wanted!r} is not a port.", "Use a number from 1024 to 65535.", key="port", path=spec.path)
+    # By connecting: a server that sets SO_REUSEPORT would let a second one bind and take half of its requests.
+    with closing(socket.socket()) as probe:
+        probe.settimeout(1)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise SpecError(
+                f"Port {port}, which {spec.name} asks for, is taken{_owner(port)}.",
+                "Remove `port` from the model's file to get a free one.",
+                key="port",
+                path=spec.path,
+            )
+    return port
+
+
+def _owner(port: int) -> str:
+    """' by NAME (pid N)', or nothing where the system does not tell."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except psutil.Error:
+        pass
+    return ""

@@ -1,0 +1,262 @@
+"""The set of servers: which there are, starting, stopping and switching them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from server_manager.attached_server import AttachedServer
+from server_manager.bundled import bundled_models, converted_folder, ensure_converted
+from server_manager.catalogue import Catalogue
+from server_manager.client import ClientSession, ServerClient
+from server_manager.errors import InsufficientMemory, ManagerClosed, UnknownModel
+from server_manager.handle_store import HandleStore
+from server_manager.launch_plan import make_plan
+from server_manager.launchers.base import Launcher, ProcessInfo
+from server_manager.model_spec import ModelSpec
+from server_manager.server_process import Dependencies, LaunchPlan, ServerProcess
+from server_manager.server_state import LIVE_STATES, ServerExit, ServerState, ServerStatus
+from server_manager.settings import Settings
+from server_manager.shell_line import shell_line
+from server_manager.telemetry.base import DeviceSnapshot
+
+log = logging.getLogger(__name__)
+
+CPU_DEFAULT = "SmolLM2-135M-Instruct"
+GPU_DEFAULT = "Qwen2-0.5B-Instruct"
+_VLLM_DEFAULT_UTILIZATION = 0.92
+
+
+class Server(Protocol):
+    """What a ``ServerProcess`` and an ``AttachedServer`` have in common."""
+
+    name: str
+
+    @property
+    def status(self) -> ServerStatus: ...
+    def watch(self) -> AsyncIterator[ServerStatus]: ...
+    def processes(self) -> tuple[ProcessInfo, ...]: ...
+    def client(self) -> ServerClient: ...
+    def stream_lease(self) -> AbstractContextManager[None]: ...
+    def start(self) -> None: ...
+    async def ensure_ready(self) -> ServerClient: ...
+    async def stop(self, *, now: bool = False) -> ServerExit | None: ...
+    async def sleep(self, level: int = 1) -> None: ...
+    async def wake(self) -> None: ...
+    async def leave(self) -> None: ...
+
+
+class ServerManager:
+    """One server for each model of the catalogue and each attached URL, made when first asked for."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        launcher: Launcher,
+        session: ClientSession,
+        devices: Callable[[], Awaitable[Sequence[DeviceSnapshot]]],
+    ) -> None:
+        """``devices`` reads the accelerators as they are now; an empty answer means that vLLM will use the CPU."""
+        self.settings = settings
+        self.catalogue = catalogue
+        self._shared = Dependencies(settings, launcher, HandleStore(settings.records_dir), session)
+        self._devices = devices
+        self._servers: dict[str, Server] = {}
+        self._stop_first: dict[str, str] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    # The app's own life
+
+    async def open(self) -> None:
+        """Adopts the servers that an earlier app left on purpose, and begins to look at the attached ones."""
+        for name in self.settings.attach:
+            self.server(name).start()
+        for record in self._shared.store.load_all():
+            server = self._process(record.name)
+            if await server.adopt(record, shell_line(record.argv, record.env)):
+                log.info("adopted %s, pid %d", record.name, record.pid)
+            else:
+                self._shared.store.remove(record.name)
+
+    async def close(self) -> None:
+        """Ends every server (or lets go of it, with ``--keep-servers``). New starts are refused from now on."""
+        self._closed = True
+        for task in self._background:
+            task.cancel()
+
+        async def end(server: Server) -> None:
+            if self.settings.keep_servers or server.status.attached:
+                await server.leave()
+            else:
+                await server.stop(now=True)
+
+        results = await asyncio.gather(*map(end, self._servers.values()), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                log.error("ending a server failed: %s", result)
+
+    # Looking
+
+    def names(self) -> tuple[str, ...]:
+        """Every model that can be asked for: attached servers, the catalogue, and what still runs without a file."""
+        live = (name for name, server in self._servers.items() if server.status.state in LIVE_STATES)
+        return tuple(dict.fromkeys((*self.settings.attach, *self.catalogue.names(), *live)))
+
+    def server(self, name: str) -> Server:
+        """The server of that name. Raises ``UnknownModel``."""
+        if name in self._servers:
+            return self._servers[name]
+        if name in self.settings.attach:
+            key = os.environ.get("DECK_ATTACH_API_KEY")
+            server: Server = AttachedServer(name, self.settings.attach[name], self._shared.session, key)
+            self._servers[name] = server
+            return server
+        if name not in self.catalogue.names():
+            raise UnknownModel(f"There is no model {name!r}.", f"Known: {', '.join(self.names())}.", name=name)
+        return self._process(name)
+
+    def statuses(self) -> dict[str, ServerStatus]:
+        """The status of every model, in the order of ``names()``."""
+        return {
+            name: self._servers[name].status if name in self._servers else ServerStatus(name) for name in self.names()
+        }
+
+    def processes(self) -> dict[str, tuple[ProcessInfo, ...]]:
+        """The living processes by server. Blocking: the sampler calls it in a thread."""
+        return {name: server.processes() for name, server in tuple(self._servers.items())}
+
+    def default_name(self, *, cpu_only: bool) -> str | None:
+        """The model to start with: the one used last, else a small one that this machine can serve."""
+        known = self.names()
+        fallback = CPU_DEFAULT if cpu_only else GPU_DEFAULT
+        last = self._last_used()
+        return next((name for name in (last, fallback, *known) if name in known), None)
+
+    def local_files(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with its model where its files are on this disk, if we made them (the bundled model)."""
+        folder = converted_folder(spec.model, self.settings.cache_dir)
+        return replace(spec, model=str(folder)) if folder else spec
+
+    # Doing
+
+    def start(self, name: str) -> Server:
+        """Begins a start in the background, if none is on, and returns at once."""
+        self._require_open()
+        server = self.server(name)
+        self._remember(name)
+        server.start()
+        return server
+
+    async def ensure_ready(self, name: str) -> Server:
+        """The server once it is ready. Raises what ``Server.ensure_ready`` raises."""
+        self._require_open()
+        server = self.server(name)
+        await server.ensure_ready()
+        self._remember(name)
+        return server
+
+    async def stop(self, name: str) -> ServerExit | None:
+        """Stops a server and waits until nothing of it is left."""
+        return await self.server(name).stop()
+
+    def switch(self, name: str, leaving: str | None) -> Server:
+        """Begins the start of ``name`` after stopping ``leaving`` (``None``: nothing is stopped); returns at once."""
+        self._require_open()
+        target = self.server(name)
+        other = self._servers.get(leaving) if leaving and leaving != name else None
+        if other is not None and not other.status.attached and other.status.state in LIVE_STATES:
+            if target.status.state in (ServerState.STOPPED, ServerState.FAILED):
+                self._stop_first[name] = other.name
+            else:
+                self._in_background(other.stop())
+        return self.start(name)
+
+    # Parts
+
+    def _process(self, name: str) -> ServerProcess:
+        server = ServerProcess(name, lambda progress: self._plan(name, progress), self._shared)
+        self._servers[name] = server
+        return server
+
+    async def _plan(self, name: str, progress: Callable[[str], None]) -> LaunchPlan:
+        """Everything before the process: the other server's stop, the files, the memory."""
+        self._require_open()
+        if leaving := self._stop_first.pop(name, None):
+            progress(f"stopping {leaving}")
+            await self.server(leaving).stop()
+        spec = self.catalogue.get(name)
+        devices = await self._devices()
+        model = spec.model
+        if model in bundled_models():
+            model = str(
+                await ensure_converted(
+                    model, self.settings.cache_dir / "models", self.settings.vllm_command[0], progress
+                )
+            )
+        _check_memory(spec, devices)
+        return make_plan(spec, self.settings, model=model, cpu_only=not devices)
+
+    def _in_background(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        task.add_done_callback(_log_failure)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ManagerClosed("vLLM Deck is shutting down.", "Start it again to go on.")
+
+    @property
+    def _last_used_path(self) -> Path:
+        return self.settings.state_dir / "last-model"
+
+    def _last_used(self) -> str | None:
+        try:
+            return self._last_used_path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def _remember(self, name: str) -> None:
+        try:
+            self._last_used_path.write_text(f"{name}\n", encoding="utf-8")
+        except OSError as error:  # only the next default depends on it
+            log.warning("cannot note the model used last: %s", error)
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("%s", error)
+
+
+def _check_memory(spec: ModelSpec, devices: Sequence[DeviceSnapshot]) -> None:
+    """Raises ``InsufficientMemory`` where vLLM's own check is bound to fail some 30 s later.
+
+    The formula is vLLM's ``request_memory`` (v1/worker/utils.py): free >= ceil(total * gpu_memory_utilization), on as
+    many devices as the model is split over. It is left to vLLM where the spec sets the cache's size or the devices.
+    """
+    options = spec.options
+    if {"kv-cache-memory-bytes", "device-ids"} & options.keys() or "CUDA_VISIBLE_DEVICES" in {**os.environ, **spec.env}:
+        return
+    try:
+        share = float(str(options.get("gpu-memory-utilization", _VLLM_DEFAULT_UTILIZATION)))
+        split = int(str(options.get("tensor-parallel-size", 1))) * int(str(options.get("pipeline-parallel-size", 1)))
+    except ValueError:
+        return  # vLLM's parser says it better
+    for device in devices[:split]:
+        total, free = device.memory_total_bytes, device.memory_free_bytes
+        if total and free is not None and free < share * total:
+            raise InsufficientMemory(
+                f"{spec.name} asks for {share * total / 2**30:.1f} GiB of GPU {device.index} "
+                f"(gpu-memory-utilization {share:g}), and {free / 2**30:.1f} GiB are free.",
+                "Stop another server, or lower gpu-memory-utilization.",
+                requested_bytes=int(share * total),
+                free_bytes=free,
+            )

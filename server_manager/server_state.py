@@ -1,0 +1,107 @@
+"""The states of a server, which transitions are legal, and what everyone may know about a server at a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from server_manager.start_phase import StartPhase
+
+
+class ServerState(StrEnum):
+    """Where a server is in its life.
+
+        STOPPED ──start──> STARTING ──/health 200──> READY <──wake── ASLEEP
+           ^                  │  │                   │  │ ──sleep──>  │
+           │                  │  └─ended, stalled─┐  │  └─ended──┐    │
+           │                  stop                │  stop        │    stop, ended
+           │                  v                   v  v           v    v
+           └──all gone──── STOPPING            FAILED <──────────┘  (as from READY)
+
+    ``FAILED`` is "ended without being asked to"; a start is possible from it as from ``STOPPED``.
+    """
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    ASLEEP = "asleep"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+LEGAL: Mapping[ServerState, frozenset[ServerState]] = MappingProxyType(
+    {
+        ServerState.STOPPED: frozenset({ServerState.STARTING, ServerState.READY}),  # READY: adopted or attached
+        ServerState.STARTING: frozenset({ServerState.READY, ServerState.STOPPING, ServerState.FAILED}),
+        ServerState.READY: frozenset({ServerState.ASLEEP, ServerState.STOPPING, ServerState.FAILED}),
+        ServerState.ASLEEP: frozenset({ServerState.READY, ServerState.STOPPING, ServerState.FAILED}),
+        ServerState.STOPPING: frozenset({ServerState.STOPPED, ServerState.FAILED}),
+        ServerState.FAILED: frozenset({ServerState.STARTING, ServerState.READY}),
+    }
+)
+
+LIVE_STATES = frozenset({ServerState.STARTING, ServerState.READY, ServerState.ASLEEP, ServerState.STOPPING})
+"""States in which processes of the server may exist."""
+
+
+class ExitCause(StrEnum):
+    """Why a server is not there any more."""
+
+    STOPPED = "stopped"
+    """Somebody asked for it."""
+    NOT_LAUNCHED = "not_launched"
+    """A check before the start refused, or the process could not be created."""
+    FAILED_TO_START = "failed_to_start"
+    STALLED = "stalled"
+    CRASHED = "crashed"
+    """Ended while it served. The returncode says nothing here: vLLM exits with 0 when its engine dies."""
+    UNREACHABLE = "unreachable"
+    """An attached server that does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerExit:
+    """How a server ended: what happened, the proof, and what to do."""
+
+    cause: ExitCause
+    message: str
+    next_step: str = ""
+    code: str | None = None
+    """Of the error that refused or ended the start (``ServerManagerError.code``)."""
+    returncode: int | None = None
+    """Of vLLM's API server; negative for a signal, ``None`` where there was no process."""
+    seconds: float = 0.0
+    """For a stop: from the request to nothing left. Otherwise from the start to the end."""
+    log_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """A server at one moment. Times are Unix times in seconds."""
+
+    name: str
+    state: ServerState = ServerState.STOPPED
+    since: float = 0.0
+    """When it entered this state."""
+    started_at: float | None = None
+    """When the present (or last) start was asked for."""
+    ready_at: float | None = None
+    phase: StartPhase | None = None
+    detail: str = ""
+    """What the phase says besides, for example shards "2/4"."""
+    pid: int | None = None
+    port: int | None = None
+    base_url: str | None = None
+    served_model_name: str | None = None
+    """What requests must send as ``model``; known once it is ready."""
+    max_model_len: int | None = None
+    """Context length in tokens; known once it is ready."""
+    command: str = ""
+    """The exact line for a shell."""
+    attached: bool = False
+    kept: bool = False
+    """Whether it outlives the app."""
+    exit: ServerExit | None = None
+    """How the last life ended, until the next one begins."""

@@ -1,0 +1,20 @@
+"""What every part of the page is handed: the app's objects, nothing per session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server_manager import ChatService, ConversationStore, GpuSampler, ServerManager, Settings
+from webui.access import Access
+
+
+@dataclass(frozen=True, slots=True)
+class AppContext:
+    """Built once in ``app.py``."""
+
+    settings: Settings
+    manager: ServerManager
+    sampler: GpuSampler
+    conversations: ConversationStore
+    chat: ChatService
+    access: Access

@@ -1,0 +1,32 @@
+"""The page's words in English and Simplified Chinese: one YAML file a language, the same keys in each."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import yaml
+
+from server_manager import SAMPLING_PARAMS
+
+LOCALES = ("en", "zh-CN")
+
+
+@cache
+def messages() -> dict[str, dict[str, str]]:
+    """By locale, then by key. The page's script gets the same."""
+    folder = Path(__file__).parent
+    found = {locale: yaml.safe_load((folder / f"{locale}.yaml").read_text(encoding="utf-8")) for locale in LOCALES}
+    for row in SAMPLING_PARAMS:  # their help stands in the row itself
+        found["en"][f"sampling_{row.name}"] = row.help
+        found["zh-CN"][f"sampling_{row.name}"] = row.help_zh
+    return found
+
+
+@cache
+def translations() -> Any:
+    """``gr.I18n`` over ``messages()``. Browsers say ``zh-CN``, ``zh`` or ``zh-Hans``."""
+    found = messages()
+    return gr.I18n(en=found["en"], **{"zh-CN": found["zh-CN"], "zh": found["zh-CN"]})

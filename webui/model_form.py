@@ -1,0 +1,108 @@
+"""Between a model's file and the form that edits it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from server_manager import Catalogue, ModelSpec, SpecError, context_length, is_secret, parse_shell_line, shell_line
+from webui.context import AppContext
+
+SOURCES = ("default", "huggingface", "modelscope", "mirror")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+QUANTIZATIONS = ("awq", "awq_marlin", "gptq", "gptq_marlin", "fp8", "bitsandbytes", "compressed-tensors", "gguf")
+FIELDS = (
+    "served-model-name",
+    "max-model-len",
+    "tensor-parallel-size",
+    "gpu-memory-utilization",
+    "dtype",
+    "quantization",
+    "chat-template",
+    "trust-remote-code",
+)
+"""Flags that have a field of their own; all others are text."""
+MASK = "••••••"
+SOURCE_VARIABLES = ("VLLM_USE_MODELSCOPE", "HF_ENDPOINT")
+_HUGGING_FACE = "https://huggingface.co"
+
+
+def described(spec: ModelSpec, context: AppContext) -> dict[str, Any]:
+    """A model for the page: the form's fields, the file, the command. Secrets are masked."""
+    defaults = context.manager.catalogue.defaults()
+    own = {key: value for key, value in spec.env.items() if defaults.get(key) != value}
+    others = {key: value for key, value in spec.options.items() if not _has_field(key, value)}
+    other_args = ModelSpec(spec.name, spec.model, others).serve_args()[1:]
+    fields: dict[str, Any] = {key: spec.options.get(key) for key in FIELDS if _has_field(key, spec.options.get(key))}
+    fields |= {"name": spec.name, "model": spec.model, "other_flags": shlex.join(other_args)}
+    fields |= dict(zip(("source", "mirror"), source_of(own), strict=True))
+    return {
+        "name": spec.name,
+        "model": spec.model,
+        "options": dict(spec.options),
+        "env": {key: MASK if is_secret(key) else value for key, value in spec.env.items()},
+        "source": spec.source,
+        "fields": fields,
+        "path": str(spec.path) if spec.path else None,
+        "shipped": spec.shipped,
+        "warnings": spec.warnings,
+        "command": shell_line(("vllm", "serve", *spec.serve_args()), spec.env),
+        "command_lines": shell_line(("vllm", "serve", *spec.serve_args()), spec.env, multiline=True),
+        "context_length": context_length(context.manager.local_files(spec).model, env=spec.env),
+    }
+
+
+def spec_from(name: str, form: Mapping[str, Any], catalogue: Catalogue) -> ModelSpec:
+    """The model that a filled-in form means. Raises ``SpecError``.
+
+    Variables that the form does not show (tokens, …) are kept as they are in the model's file.
+    """
+    options: dict[str, object] = {
+        key: int(value)
+        if isinstance(value, float) and value == int(value) and key != "gpu-memory-utilization"
+        else value
+        for key, value in form["options"].items()
+        if value not in (None, "")
+    }
+    warnings: tuple[str, ...] = ()
+    if form["other_flags"].strip():
+        line = f"vllm serve {shlex.quote(form['model'] or 'model')} {form['other_flags']}"
+        others = parse_shell_line(line, name=name)
+        options = {**others.options, **options}
+        warnings = others.warnings
+    env = dict(catalogue.get(name).env) if name in catalogue.names() else {}
+    env |= {key: value for key, value in form["env"].items() if value != MASK}
+    env = {key: value for key, value in env.items() if key not in SOURCE_VARIABLES}
+    env |= source_env(form["source"], form["mirror"])  # "default": what defaults.env says
+    return ModelSpec(name, form["model"], options, env, warnings=warnings)
+
+
+def source_of(env: Mapping[str, str]) -> tuple[str, str]:
+    """The source that some variables choose, and the mirror's URL."""
+    if env.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
+        return "modelscope", ""
+    endpoint = env.get("HF_ENDPOINT", "").rstrip("/")
+    if endpoint and endpoint != _HUGGING_FACE:
+        return "mirror", endpoint
+    return ("huggingface", "") if set(SOURCE_VARIABLES) & env.keys() else ("default", "")
+
+
+def source_env(source: str, mirror: str) -> dict[str, str]:
+    """The variables that choose a source. Raises ``SpecError`` for a mirror that is no URL."""
+    if source == "mirror" and not mirror.strip().startswith(("http://", "https://")):
+        raise SpecError(
+            f"{mirror!r} is not the URL of a mirror.", "Write one such as https://hf-mirror.com.", key="mirror"
+        )
+    return {
+        "modelscope": {"VLLM_USE_MODELSCOPE": "True"},
+        "mirror": {"VLLM_USE_MODELSCOPE": "False", "HF_ENDPOINT": mirror.strip()},
+        "huggingface": {"VLLM_USE_MODELSCOPE": "False", "HF_ENDPOINT": _HUGGING_FACE},
+    }.get(source, {})
+
+
+def _has_field(key: str, value: object) -> bool:
+    """Whether a flag's value fits its field; a list or a false switch goes with the text."""
+    if key not in FIELDS or value is None:
+        return False
+    return value is True if key == "trust-remote-code" else not isinstance(value, list | dict | bool)

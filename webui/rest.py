@@ -1,0 +1,233 @@
+"""The REST interface for scripts and for the page's own figures. Its documentation is at ``/docs``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, Field
+
+from server_manager import (
+    ModelSpec,
+    NotAllowed,
+    ServerExit,
+    defaults_for,
+    parse_shell_line,
+    recommended_for,
+    tail,
+)
+from webui.access import User
+from webui.context import AppContext
+from webui.model_form import SOURCE_VARIABLES, described, source_env, source_of, spec_from
+from webui.snapshot import Snapshot, status_dict
+
+router = APIRouter()
+
+
+def context_of(request: Request) -> AppContext:
+    """The app's objects."""
+    found: AppContext = request.app.state.context
+    return found
+
+
+def user_of(request: Request) -> User:
+    """Who sends the request; the middleware has let it pass."""
+    found: User = request.state.user
+    return found
+
+
+def operator_of(request: Request) -> User:
+    """The same, if it is an operator. Raises ``NotAllowed``."""
+    user = user_of(request)
+    if not user.is_operator:
+        raise NotAllowed("Only an operator may do this.", "Ask somebody with the role “operator”.", role=True)
+    return user
+
+
+Context = Annotated[AppContext, Depends(context_of)]
+AnyUser = Annotated[User, Depends(user_of)]
+Operator = Annotated[User, Depends(operator_of)]
+
+
+class StartOptions(BaseModel):
+    """How to start."""
+
+    leaving: str | None = Field(None, description="A server to stop before; for switching from it.")
+
+
+class ModelForm(BaseModel):
+    """A model's file: its `model`, the other keys of the YAML, and the variables of its .env file."""
+
+    model: str = Field(description="Hub id or path.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Flags of `vllm serve` without their dashes.")
+    other_flags: str = Field("", description="More flags, as they would stand in a shell.")
+    env: dict[str, str] = Field(default_factory=dict)
+    source: Literal["default", "huggingface", "modelscope", "mirror"] = "default"
+    mirror: str = Field("", description="`HF_ENDPOINT`, for the source `mirror`.")
+
+
+class SourceChoice(BaseModel):
+    """Where models come from."""
+
+    source: Literal["default", "huggingface", "modelscope", "mirror"]
+    mirror: str = Field("", description="`HF_ENDPOINT`, for the source `mirror`.")
+
+
+class Command(BaseModel):
+    """A line for a shell."""
+
+    command: str
+
+
+@router.get("/healthz")
+def healthz() -> dict[str, str]:
+    """Whether the app answers. Needs no login."""
+    return {"status": "ok"}
+
+
+@router.get("/api/snapshot")
+def snapshot(request: Request, context: Context, user: AnyUser) -> Response:
+    """Everything that the page shows live: the machine, the GPUs, the servers with their memory."""
+    maker: Snapshot = request.app.state.snapshot
+    return Response(maker.json(context.sampler.latest), media_type="application/json")
+
+
+@router.get("/api/history")
+def history(context: Context, user: AnyUser, since: float = 0.0) -> Response:
+    """The sampled memory and utilisation after `since` (Unix time in seconds), oldest first."""
+    return Response(msgspec.json.encode(context.sampler.history(since)), media_type="application/json")
+
+
+@router.get("/api/gpus")
+def gpus(context: Context, user: AnyUser) -> Response:
+    """The latest reading of every GPU by NVML, and of the machine's own memory."""
+    return Response(msgspec.json.encode(context.sampler.latest), media_type="application/json")
+
+
+@router.get("/api/me")
+def me(context: Context, user: AnyUser) -> dict[str, Any]:
+    """Who is asking, and what they may do."""
+    return {"name": user.name, "role": user.role, "login": context.access.login_required}
+
+
+@router.get("/api/models")
+def models(context: Context, user: AnyUser) -> dict[str, Any]:
+    """The catalogue with each model's state, and the files that could not be read."""
+    catalogue = context.manager.catalogue
+    statuses = context.manager.statuses()
+    specs = {name: catalogue.get(name) for name in catalogue.names()}
+    return {
+        "models": [
+            {
+                "name": name,
+                "model": specs[name].model if name in specs else None,
+                "source": specs[name].source if name in specs else None,
+                "trust_remote_code": specs[name].trust_remote_code if name in specs else None,
+                "warnings": specs[name].warnings if name in specs else (),
+                "status": status_dict(status),
+            }
+            for name, status in statuses.items()
+        ],
+        "problems": [str(problem) for problem in catalogue.problems],
+    }
+
+
+@router.get("/api/models/{name}")
+def model(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
+    """One model: its file, the command it makes, and the sampling that its authors recommend."""
+    status = context.manager.server(name).status
+    if name not in context.manager.catalogue.names():
+        return {"name": name, "attached": status.attached, "sampling": defaults_for({}), "context_length": None}
+    spec = context.manager.catalogue.get(name)
+    return described(spec, context) | {"sampling": defaults_for(recommended_for(context.manager.local_files(spec)))}
+
+
+@router.put("/api/models/{name}")
+def save_model(name: str, form: ModelForm, context: Context, user: Operator) -> dict[str, Any]:
+    """Writes the model's file into the user's folder. A server that is up keeps its flags until its next start."""
+    spec = spec_from(name, form.model_dump(), context.manager.catalogue)
+    context.manager.catalogue.save(spec)
+    return described(context.manager.catalogue.get(name), context)
+
+
+@router.post("/api/models/{name}/preview")
+def preview_model(name: str, form: ModelForm, context: Context, user: Operator) -> dict[str, Any]:
+    """What saving would give, without saving."""
+    return described(spec_from(name, form.model_dump(), context.manager.catalogue), context)
+
+
+@router.delete("/api/models/{name}")
+def delete_model(name: str, context: Context, user: Operator) -> dict[str, str]:
+    """Deletes the user's own file; a model that comes with the app is as it was shipped again."""
+    context.manager.catalogue.delete(name)
+    return {"deleted": name}
+
+
+@router.get("/api/source")
+def source(context: Context, user: AnyUser) -> dict[str, str]:
+    """Where models come from unless their own file says otherwise."""
+    chosen, mirror = source_of(context.manager.catalogue.defaults())
+    return {"source": chosen, "mirror": mirror}
+
+
+@router.put("/api/source")
+def save_source(body: SourceChoice, context: Context, user: Operator) -> dict[str, str]:
+    """Sets the source for all models (`defaults.env`); each takes it at its next start."""
+    catalogue = context.manager.catalogue
+    kept = {key: value for key, value in catalogue.defaults().items() if key not in SOURCE_VARIABLES}
+    catalogue.save_defaults(kept | source_env(body.source, body.mirror))
+    return {"source": body.source, "mirror": body.mirror}
+
+
+@router.post("/api/parse")
+def parse(body: Command, context: Context, user: Operator) -> dict[str, Any]:
+    """Reads a pasted `vllm serve …` line."""
+    spec: ModelSpec = parse_shell_line(body.command)
+    return described(spec, context)
+
+
+@router.get("/api/servers/{name}")
+def server(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
+    """One server: its state, address, command and, where it ended, how."""
+    return status_dict(context.manager.server(name).status)
+
+
+@router.post("/api/servers/{name}/start", status_code=202)
+async def start(name: str, context: Context, user: Operator, options: StartOptions | None = None) -> dict[str, Any]:
+    """Begins a start and answers at once; a server that is up or starting stays as it is."""
+    return status_dict(context.manager.switch(name, options.leaving if options else None).status)
+
+
+@router.post("/api/servers/{name}/stop")
+async def stop(name: str, context: Context, user: Operator) -> dict[str, Any]:
+    """Stops the server and answers when nothing of it is left; `exit.seconds` is how long that took."""
+    end: ServerExit | None = await context.manager.stop(name)
+    return status_dict(context.manager.server(name).status) | {"stopped": end is not None}
+
+
+@router.post("/api/servers/{name}/sleep")
+async def sleep(
+    name: str, context: Context, user: Operator, level: Annotated[int, Query(ge=1, le=2)] = 1
+) -> dict[str, Any]:
+    """vLLM's sleep mode; the model must have been started with `enable-sleep-mode` (CUDA only)."""
+    await context.manager.server(name).sleep(level)
+    return status_dict(context.manager.server(name).status)
+
+
+@router.post("/api/servers/{name}/wake")
+async def wake(name: str, context: Context, user: Operator) -> dict[str, Any]:
+    """Wakes a sleeping server."""
+    await context.manager.server(name).wake()
+    return status_dict(context.manager.server(name).status)
+
+
+@router.get("/api/servers/{name}/logs", response_class=PlainTextResponse)
+def logs(
+    name: str, context: Context, user: Operator, tail_lines: Annotated[int, Query(alias="tail", ge=1, le=20_000)] = 200
+) -> PlainTextResponse:
+    """The last lines of the server's log, of this start or the last."""
+    context.manager.server(name)
+    path = context.settings.logs_dir / f"{name}.log"
+    return PlainTextResponse("".join(f"{line}\n" for line in tail(path, tail_lines)))

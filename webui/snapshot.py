@@ -1,0 +1,65 @@
+"""What the page shows live, as one JSON document that is made once and read by every tab."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from server_manager import MetricsPoller, Reading, ServerManager, ServerStatus, StartPhase
+
+
+def status_dict(status: ServerStatus, now: float | None = None) -> dict[str, Any]:
+    """A status for JSON: without the log's tail, with ``elapsed_s``, the seconds in this state (or start)."""
+    now = time.time() if now is None else now
+    found: dict[str, Any] = msgspec.to_builtins(status)
+    since = status.started_at if status.state == "starting" and status.started_at else status.since
+    found["elapsed_s"] = round(now - since, 1) if since else None
+    if found["exit"]:
+        found["exit"].pop("log_tail")
+    found["phase_index"] = list(StartPhase).index(status.phase) if status.phase else None
+    return found
+
+
+class Snapshot:
+    """The newest document, made at most twice a second however many tabs ask."""
+
+    def __init__(self, manager: ServerManager, poller: MetricsPoller) -> None:
+        self._manager = manager
+        self._poller = poller
+        self._made_at = 0.0
+        self._bytes = b""
+
+    def json(self, reading: Reading | None) -> bytes:
+        """The document: time, host, devices, and each server with its memory and vLLM's own figures."""
+        now = time.monotonic()
+        if now - self._made_at > 0.5:
+            self._made_at = now
+            self._bytes = msgspec.json.encode(self._document(reading))
+        return self._bytes
+
+    def _document(self, reading: Reading | None) -> dict[str, Any]:
+        now = time.time()
+        servers = []
+        for name, status in self._manager.statuses().items():
+            metrics = self._poller.latest.get(name)
+            servers.append(
+                status_dict(status, now)
+                | {
+                    "rss_bytes": reading.rss_bytes.get(name) if reading else None,
+                    "gpu_bytes": reading.gpu_bytes.get(name) if reading else None,
+                    "pids": reading.pids.get(name, ()) if reading else (),
+                    "metrics": metrics,
+                }
+            )
+        return {
+            "time": now,
+            "reading_time": reading.time if reading else None,
+            "host": reading.host if reading else None,
+            "devices": reading.devices if reading else [],
+            "devices_error": reading.devices_error if reading else None,
+            "servers": servers,
+            "default_model": self._manager.default_name(cpu_only=not (reading and reading.devices)),
+            "phases": list(StartPhase),
+        }

@@ -1,0 +1,105 @@
+// The form of a model's file. The app makes the YAML and the command of it; here the fields are only carried.
+import { call, get, modelPath, post } from "./api.js";
+import { t } from "./i18n.js";
+import { refresh, state } from "./state.js";
+import { html, nothing, render } from "./vendor/lit-html.js";
+
+// In the order of the fields in tabs/servers.py.
+const FIELDS = [
+  "name", "model", "source", "mirror", "served-model-name", "max-model-len", "tensor-parallel-size",
+  "gpu-memory-utilization", "dtype", "quantization", "chat-template", "trust-remote-code", "other_flags",
+];
+const PLAIN = new Set(["name", "model", "source", "mirror", "other_flags"]);
+let asked = 0;
+
+function bodyOf(values) {
+  const found = Object.fromEntries(FIELDS.map((field, i) => [field, values[i]]));
+  const options = {};
+  for (const field of FIELDS)
+    if (!PLAIN.has(field) && found[field] != null && found[field] !== "" && found[field] !== false)
+      options[field] = found[field];
+  const { name, model, source, mirror, other_flags } = found;
+  return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", options }];
+}
+
+function show({ warnings = [], command_lines: command = "", path = null, shipped = true, message = "", bad = false }) {
+  const note = document.getElementById("form-message");
+  const line = document.getElementById("form-command");
+  if (note)
+    render(
+      html`${message ? html`<div class=${bad ? "banner bad" : "banner"} role="status">${message}</div>` : nothing}
+        ${warnings.map((warning) => html`<div class="banner warn">${warning}</div>`)}`,
+      note,
+    );
+  if (line)
+    render(
+      command
+        ? html`<div class="cap">${path ? (shipped ? t("file_shipped") : path) : t("file_new")}</div><pre class="log short">${command}</pre>`
+        : nothing,
+      line,
+    );
+}
+
+function fill(found) {
+  window.deck.set("form", ...FIELDS.map((field) => found.fields[field] ?? null));
+}
+
+async function guarded(work) {
+  try {
+    await work();
+  } catch (error) {
+    show({ message: error.message, bad: true });
+  }
+}
+
+export const form = {
+  load: (name) =>
+    guarded(async () => {
+      const found = await get(modelPath(name));
+      if (!found.fields) return show({ message: t("attached_no_file") });
+      fill(found);
+      show(found);
+    }),
+  preview(values) {
+    const mine = ++asked;
+    setTimeout(() => {
+      if (mine !== asked) return; // typing goes on
+      const [name, body] = bodyOf(values);
+      if (name && body.model)
+        guarded(async () => {
+          const found = await post(modelPath(name, "/preview"), body);
+          if (mine === asked) show(found);
+        });
+    }, 250);
+  },
+  save: (values) =>
+    guarded(async () => {
+      const [name, body] = bodyOf(values);
+      if (!name) return show({ message: t("name_missing"), bad: true });
+      const found = await call("PUT", modelPath(name), body);
+      show({ ...found, message: t("saved") });
+      await refresh();
+    }),
+  remove: (name) =>
+    guarded(async () => {
+      await call("DELETE", modelPath(name));
+      show({ message: t("deleted") });
+      await refresh();
+    }),
+  paste: (line) =>
+    guarded(async () => {
+      const found = await post("/api/parse", { command: line ?? "" });
+      fill(found);
+      show({ ...found, message: t("pasted") });
+    }),
+  saveAll: ([source, mirror]) =>
+    guarded(async () => {
+      await call("PUT", "/api/source", { source, mirror: mirror ?? "" });
+      show({ message: t("saved") });
+    }),
+};
+
+export async function startForm() {
+  const found = await get("/api/source");
+  window.deck.set("all_source", found.source, found.mirror);
+}

@@ -1,0 +1,161 @@
+// The header: the picked model's state, the memory of each GPU (or of the machine), tokens per second.
+import { post, serverPath } from "./api.js";
+import { UNKNOWN, gib, integer, phaseText } from "./format.js";
+import { t } from "./i18n.js";
+import { changed, isLive, refresh, server, state, subscribe } from "./state.js";
+import { html, nothing, render } from "./vendor/lit-html.js";
+
+let shownChoices = "";
+
+export const chip = (status) =>
+  status ? html`<span class="chip chip-${status.state}">${t(`state_${status.state}`)}</span>` : nothing;
+
+// The parts of a GPU's (or the machine's) memory: our servers, others, free.
+export function memoryParts(device, index) {
+  const servers = state.snapshot.servers;
+  if (!device) {
+    const host = state.snapshot.host;
+    const owned = servers.filter((s) => s.rss_bytes).map((s) => ({ name: s.name, bytes: s.rss_bytes, state: s.state }));
+    return parts(owned, host.memory_used_bytes, host.memory_total_bytes);
+  }
+  const owned = servers
+    .filter((s) => s.gpu_bytes)
+    .map((s) => ({ name: s.name, bytes: onDevice(device, s), state: s.state }))
+    .filter((part) => part.bytes);
+  return parts(owned, device.memory_used_bytes, device.memory_total_bytes);
+}
+
+function onDevice(device, s) {
+  if (state.snapshot.devices.length === 1) return s.gpu_bytes;
+  const pids = new Set(s.pids ?? []);
+  return (device.processes ?? [])
+    .filter((process) => pids.has(process.pid))
+    .reduce((sum, process) => sum + (process.used_gpu_memory_bytes ?? 0), 0);
+}
+
+function parts(owned, used, total) {
+  const ours = owned.reduce((sum, part) => sum + part.bytes, 0);
+  const other = Math.max(0, (used ?? 0) - ours);
+  return { owned, other, used, total, free: total == null || used == null ? null : total - used };
+}
+
+export function bar({ owned, other, total }) {
+  if (!total) return html`<div class="bar"></div>`;
+  const width = (bytes) => `width:${Math.min(100, (100 * bytes) / total).toFixed(2)}%`;
+  return html`<div class="bar">
+    ${owned.map(
+      (part, i) =>
+        html`<i class="own-${part.state === "asleep" ? "asleep" : i % 4}" style=${width(part.bytes)}
+          title="${part.name}: ${gib(part.bytes, 2)} GiB"></i>`,
+    )}<i class="others" style=${width(other)} title="${t("others")}: ${gib(other, 2)} GiB"></i>
+  </div>`;
+}
+
+function meters() {
+  const { devices } = state.snapshot;
+  if (!devices.length) return html`<div class="meter">${meter(t("memory_short"), memoryParts(null))}</div>`;
+  return devices.map(
+    (device, i) =>
+      html`<div class="meter" title=${device.error ?? device.name ?? ""}>
+        ${device.error
+          ? html`<span class="cap">GPU ${device.index}</span><span class="cap bad">${t("gpu_lost")}</span>`
+          : meter(`GPU ${device.index}`, memoryParts(device, i))}
+      </div>`,
+  );
+}
+
+const meter = (label, found) =>
+  html`<span class="cap">${label}</span>${bar(found)}<span class="cap"
+      ><b>${gib(found.used)}</b> / ${gib(found.total)} GiB</span
+    >`;
+
+function tokensPerSecond() {
+  const rates = state.snapshot.servers.map((s) => s.metrics?.tokens_per_second).filter((rate) => rate != null);
+  return rates.length ? integer(rates.reduce((a, b) => a + b, 0)) : UNKNOWN;
+}
+
+function keepSwitch() {
+  const keep = localStorage.getItem("deck-keep") === "yes";
+  const onChange = (event) => localStorage.setItem("deck-keep", event.target.checked ? "yes" : "no");
+  return html`<label class="keep" title=${t("keep_info")}
+    ><input type="checkbox" ?checked=${keep} @change=${onChange} />${t("keep")}</label
+  >`;
+}
+
+function toggleTheme() {
+  const dark = document.body.classList.toggle("dark");
+  localStorage.setItem("deck-theme", dark ? "dark" : "light");
+  changed();
+}
+
+function draw() {
+  const target = document.getElementById("deck-live");
+  if (!target) return;
+  const status = server(state.model);
+  render(
+    html`<div class="live-row">
+      <span class="model-state">
+        ${chip(status)}
+        ${status?.state === "starting"
+          ? html`<span class="cap">${phaseText(status)} · ${Math.round(status.elapsed_s ?? 0)} s</span>`
+          : nothing}
+        ${state.me?.role === "operator" ? keepSwitch() : nothing}
+      </span>
+      <span class="meters">${meters()}</span>
+      <span class="cap rate"><b>${tokensPerSecond()}</b> tok/s</span>
+      <button class="icon" title=${t("theme")} aria-label=${t("theme")} @click=${toggleTheme}>◐</button>
+      ${state.me?.login ? html`<a class="cap" href="/logout">${t("logout")}</a>` : nothing}
+    </div>
+    ${state.offline ? html`<div class="banner bad" role="alert">${t("app_gone")}</div>` : nothing}`,
+    target,
+  );
+  offerChoices();
+}
+
+// The dropdown's entries say what each model's state is; set only when one has changed, since it redraws the list.
+function offerChoices() {
+  const choices = state.snapshot.servers.map((s) => {
+    const known = s.state === "stopped" ? "" : ` · ${t(`state_${s.state}`)}`;
+    return [`${s.name}${known}`, s.name];
+  });
+  const now = JSON.stringify([choices, state.model]);
+  if (now === shownChoices) return;
+  shownChoices = now;
+  window.deck.set("picker", { __type__: "update", choices, value: state.model });
+}
+
+// The dropdown was used: starts the model (and stops the one before, unless it is to be kept) and moves the chat over.
+export async function pick(name) {
+  const before = state.model;
+  if (!name || !server(name) || name === before) return changed();
+  choose(name);
+  if (state.me?.role !== "operator" || server(name).attached) return;
+  const leaving = localStorage.getItem("deck-keep") === "yes" || !isLive(server(before)) ? null : before;
+  try {
+    await post(serverPath(name, "/start"), { leaving });
+  } catch (error) {
+    window.deck.chat.say(error.message, true);
+  }
+  await refresh();
+}
+
+export function choose(name) {
+  state.model = name;
+  localStorage.setItem("deck-model", name);
+  changed();
+}
+
+// The model to begin with: the one picked here last, else one that is up or starting, else what the app offers.
+function chooseFirst() {
+  if (state.model || !state.snapshot) return;
+  const { servers } = state.snapshot;
+  const mine = localStorage.getItem("deck-model");
+  const live = servers.find((s) => s.state === "ready") ?? servers.find((s) => s.state === "starting");
+  const found = (isLive(server(mine)) ? mine : null) ?? live?.name ?? (server(mine) ? mine : null) ?? state.snapshot.default_model;
+  if (found) choose(found);
+}
+
+export function startHeader() {
+  subscribe(chooseFirst);
+  subscribe(draw);
+}

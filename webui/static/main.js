@@ -1,0 +1,38 @@
+// The page's script: connects Gradio's components (through window.deck) with the app's REST interface.
+import { actions, startChat } from "./chat.js";
+import { form, startForm } from "./form.js";
+import { startGpus } from "./gpus.js";
+import { pick, startHeader } from "./header.js";
+import { t, translateStatic } from "./i18n.js";
+import { startServers } from "./servers.js";
+import { run } from "./state.js";
+
+Object.assign(window.deck, { pick, chat: actions, form });
+
+// Gradio builds the page after this script has loaded: wait for its last part.
+function whenBuilt(then) {
+  if (document.getElementById("deck-live") && document.getElementById("chat-pane")) return then();
+  const observer = new MutationObserver(() => {
+    if (!document.getElementById("deck-live") || !document.getElementById("chat-pane")) return;
+    observer.disconnect();
+    then();
+  });
+  observer.observe(document.documentElement, { childList: true, subtree: true });
+}
+
+// What a parameter does stands in its tooltip: under each slider it would be most of the column.
+function explainSampling() {
+  for (const element of document.querySelectorAll("[id^=sampling-]"))
+    if (element.id !== "sampling-reset") element.title = t(element.id.replace("-", "_"));
+}
+
+whenBuilt(async () => {
+  translateStatic();
+  explainSampling();
+  startHeader();
+  startChat();
+  startServers();
+  startGpus();
+  await run();
+  startForm();
+});

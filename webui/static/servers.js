@@ -1,0 +1,169 @@
+// The Servers tab: a card for each model that is up or has failed, a line for the others, and one server's log.
+import { get, post, serverPath } from "./api.js";
+import { duration, integer, memory, phaseText } from "./format.js";
+import { chip, choose } from "./header.js";
+import { t } from "./i18n.js";
+import { isLive, refresh, server, state, subscribe } from "./state.js";
+import { html, nothing, render } from "./vendor/lit-html.js";
+
+const LOG_LINES = 400;
+const view = { selected: null, message: {}, log: "", wrap: true };
+
+const visible = (id) => document.getElementById(id)?.offsetParent != null;
+const operator = () => state.me?.role === "operator";
+
+async function act(name, action, body) {
+  view.message[name] = "";
+  try {
+    const done = await post(serverPath(name, `/${action}`), body);
+    if (action === "stop" && done.exit) view.message[name] = t("stopped_in", { s: done.exit.seconds.toFixed(1) });
+  } catch (error) {
+    view.message[name] = error.message;
+  }
+  await refresh();
+}
+
+export function select(name) {
+  view.selected = name;
+  window.deck.form.load(name);
+  showLog();
+  draw();
+}
+
+function facts(s) {
+  const found = [];
+  if (s.attached) found.push(t("attached_to", { url: s.base_url }));
+  if (s.state === "ready") found.push(t("up_for", { d: duration(s.elapsed_s) }));
+  if (s.port) found.push(`${t("port")} ${s.port}`);
+  if (s.pid) found.push(`pid ${s.pid}`);
+  if (s.gpu_bytes != null) found.push(`GPU ${memory(s.gpu_bytes)}`);
+  if (s.rss_bytes) found.push(`RAM ${memory(s.rss_bytes)}`);
+  if (s.max_model_len) found.push(t("context_length", { n: integer(s.max_model_len) }));
+  if (s.metrics)
+    found.push(t("requests", { n: s.metrics.num_requests_running ?? 0, w: s.metrics.num_requests_waiting ?? 0 }));
+  if (s.metrics?.kv_cache_usage_perc != null)
+    found.push(`${t("kv_cache")} ${(100 * s.metrics.kv_cache_usage_perc).toFixed(1)} %`);
+  if (s.state === "ready" && s.started_at && s.ready_at && s.ready_at > s.started_at)
+    found.push(t("started_in", { d: duration(s.ready_at - s.started_at) }));
+  if (s.kept) found.push(t("kept"));
+  return found.join(" · ");
+}
+
+function buttons(s) {
+  const button = (label, run, kind = "") => html`<button class="btn ${kind}" @click=${run}>${label}</button>`;
+  const log = s.attached || !operator() ? nothing : button(t("log"), () => select(s.name));
+  if (!operator() || s.attached) return html`<span class="buttons">${log}</span>`;
+  const start = button(t("start"), () => act(s.name, "start"), "primary");
+  const stop = (label) => button(label, () => act(s.name, "stop"));
+  const chatWith = button(t("chat"), () => {
+    choose(s.name);
+    document.querySelector('#deck-tabs > .tab-wrapper button[role="tab"]')?.click();
+  });
+  const byState = {
+    starting: [stop(t("cancel"))],
+    ready: [chatWith, stop(t("stop"))],
+    asleep: [button(t("wake"), () => act(s.name, "wake")), stop(t("stop"))],
+    stopping: [],
+    failed: [start],
+    stopped: [start],
+  };
+  return html`<span class="buttons">${log}${byState[s.state]}</span>`;
+}
+
+function phases(s) {
+  if (s.state !== "starting" || s.phase_index == null) return nothing;
+  return html`<div class="phases">
+      ${state.snapshot.phases.map((_, i) => html`<i class=${i < s.phase_index ? "done" : i === s.phase_index ? "now" : ""}></i>`)}
+    </div>
+    <div class="cap">${phaseText(s)} · ${duration(s.elapsed_s)}</div>`;
+}
+
+function failure(s) {
+  if (s.state !== "failed" || !s.exit) return nothing;
+  return html`<div class="failure" role="alert">
+    <b>${t(`cause_${s.exit.cause}`, { d: duration(s.exit.seconds) })}</b>
+    <pre>${s.exit.message}</pre>
+    ${s.exit.next_step ? html`<div>${s.exit.next_step}</div>` : nothing}
+  </div>`;
+}
+
+function command(s) {
+  if (!s.command || !operator()) return nothing;
+  const copy = async (event) => {
+    await navigator.clipboard?.writeText(s.command);
+    event.target.textContent = t("copied");
+  };
+  return html`<details class="command">
+    <summary>${t("command")}</summary>
+    <pre>${s.command}</pre>
+    <button class="btn small" @click=${copy}>${t("copy")}</button>
+  </details>`;
+}
+
+const card = (s) =>
+  html`<article class="server-card ${s.state} ${view.selected === s.name ? "selected" : ""}" data-server=${s.name}>
+    <header><b>${s.name}</b>${chip(s)}${buttons(s)}</header>
+    <div class="cap">${facts(s)}</div>
+    ${phases(s)} ${failure(s)}
+    ${view.message[s.name] ? html`<div class="cap message" role="status">${view.message[s.name]}</div>` : nothing}
+    ${command(s)}
+  </article>`;
+
+const line = (s) =>
+  html`<div class="server-line ${view.selected === s.name ? "selected" : ""}" data-server=${s.name}>
+    <button class="name" @click=${() => select(s.name)}>${s.name}</button>
+    <span class="cap">${view.message[s.name] || (s.exit ? t("stopped_in", { s: s.exit.seconds.toFixed(1) }) : "")}</span>
+    ${buttons(s)}
+  </div>`;
+
+function draw() {
+  const target = document.getElementById("server-list");
+  if (!target || !state.snapshot || !visible("server-list-box")) return;
+  const { servers } = state.snapshot;
+  const open = servers.filter((s) => isLive(s) || s.state === "failed" || s.attached);
+  const rest = servers.filter((s) => !open.includes(s));
+  render(
+    html`${open.length ? open.map(card) : html`<p class="empty">${t("no_servers")}</p>`}
+      <div class="server-lines">${rest.map(line)}</div>`,
+    target,
+  );
+  drawLog();
+}
+
+async function showLog() {
+  if (!view.selected || !operator() || !visible("server-log")) return;
+  const asked = view.selected;
+  try {
+    const text = await get(serverPath(asked, `/logs?tail=${LOG_LINES}`));
+    if (asked === view.selected) view.log = text;
+  } catch (error) {
+    view.log = error.message;
+  }
+  drawLog();
+}
+
+function drawLog() {
+  const target = document.getElementById("server-log");
+  if (!target) return;
+  const box = target.querySelector("pre");
+  const atEnd = !box || box.scrollHeight - box.scrollTop - box.clientHeight < 30;
+  render(
+    view.selected
+      ? html`<div class="deck-card-head"><span>${view.selected}</span></div>
+          <pre class="log" tabindex="0">${view.log || t("no_log")}</pre>`
+      : html`<p class="empty">${t("pick_a_server")}</p>`,
+    target,
+  );
+  const after = target.querySelector("pre");
+  if (after && atEnd) after.scrollTop = after.scrollHeight;
+}
+
+export function startServers() {
+  subscribe(draw);
+  subscribe(() => {
+    if (!view.selected && state.model && visible("server-list-box") && server(state.model)) select(state.model);
+  });
+  setInterval(() => document.hidden || showLog(), 1000);
+  // A tab that is opened has been hidden until now: nothing was drawn there.
+  document.addEventListener("click", () => requestAnimationFrame(draw));
+}

@@ -1,0 +1,74 @@
+"""The FastAPI app: REST, the chat's stream, static files, and Gradio's page mounted at ``/``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+# Gradio looks for matplotlib again at each event; telling it once that there is none saves a tenth of an event.
+# Its statistics of events grow with their number and are shown nowhere here. Both are read when it is imported.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Scope
+
+from server_manager import MetricsPoller
+from webui.access import AccessMiddleware, login_page, logout
+from webui.chat_route import router as chat_router
+from webui.context import AppContext
+from webui.errors import install_error_handler
+from webui.page import STATIC, build_page, mount_options
+from webui.rest import router as rest_router
+from webui.snapshot import Snapshot
+
+Running = Callable[[], AbstractAsyncContextManager[None]]
+
+
+class _StaticFiles(StaticFiles):
+    """The page's own files: asked for again at each load, so that an upgrade is seen, and answered with 304."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+def build_web_app(context: AppContext, running: Running) -> FastAPI:
+    """The whole app; ``running`` is entered when it begins to serve and left when it ends."""
+    poller = MetricsPoller(context.manager)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running():
+            poller.start()
+            try:
+                yield
+            finally:
+                await poller.stop()
+
+    app = FastAPIOffline(
+        title="vLLM Deck",
+        description="Runs vLLM on your own GPUs. Log in with HTTP Basic where `--auth` is set.",
+        version="0.1.0",
+        lifespan=lifespan,
+        static_url="/docs-static",
+    )
+    app.state.context = context
+    app.state.snapshot = Snapshot(context.manager, poller)
+    install_error_handler(app)
+    app.include_router(rest_router, tags=["servers and models"])
+    app.include_router(chat_router, tags=["chat"])
+    app.router.routes.append(Route("/login", login_page, methods=["GET", "POST"]))
+    app.router.routes.append(Route("/logout", logout))
+    app.mount("/deck", _StaticFiles(directory=STATIC), name="static")
+    gr.mount_gradio_app(app, build_page(context), path="", **mount_options())
+    app.add_middleware(AccessMiddleware, access=context.access)
+    return app
