@@ -138,6 +138,22 @@ class Catalogue:
         self.load()
         return path
 
+    def defaults(self) -> Mapping[str, str]:
+        """The variables of ``defaults.env``, which all models get; empty where there is none or it cannot be read."""
+        try:
+            return read_env(self.models_dir / "defaults.env")[0]
+        except SpecError:  # it stands in `problems`
+            return {}
+
+    def save_defaults(self, variables: Mapping[str, str]) -> None:
+        """Writes ``defaults.env`` (mode 0600). Raises ``StateDirError`` where the folder cannot be written."""
+        try:
+            self.models_dir.mkdir(parents=True, exist_ok=True)
+            _replace(self.models_dir / "defaults.env", dump_env(variables), 0o600)
+        except OSError as error:
+            raise _unwritable(self.models_dir, error) from error
+        self.load()
+
     def delete(self, name: str) -> None:
         """Removes the user's file; a shipped one of the same name is there again afterwards.
 

@@ -59,7 +59,10 @@ def parse_model(
             continue
         if problem := option_error(key, options[key]):
             raise wrong(problem, line, key=key)
-        found += [f"{text_of_path} line {line}: {text}" for text in option_warnings(key, options[key], written=written)]
+        doubts = option_warnings(key, options[key], written=written)
+        if options[key] is False and _negatable(key):
+            doubts.append(f"'{written}: false' works here, but not with `vllm serve --config`; 'no-{key}: true' does.")
+        found += [f"{text_of_path} line {line}: {text}" for text in doubts]
     model = options.pop("model", None)
     if not isinstance(model, str) or not model:
         if "model" in lines:
@@ -98,7 +101,12 @@ def read_env(path: Path) -> tuple[dict[str, str], list[str]]:
 
 def dump_model(spec: ModelSpec) -> str:
     """The YAML from which the same spec is read again. Raises ``SpecError`` for values that YAML cannot hold."""
-    content = {"model": spec.model, **spec.options}
+    content: dict[str, object] = {"model": spec.model}
+    for key, value in spec.options.items():
+        if value is False and _negatable(key):  # the form that `vllm serve --config` understands too
+            content[f"no-{key}"] = True
+        else:
+            content[key] = value
     try:
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
     except yaml.YAMLError as error:
@@ -108,6 +116,11 @@ def dump_model(spec: ModelSpec) -> str:
 def dump_env(variables: Mapping[str, str]) -> str:
     """The dotenv file from which the same variables are read again."""
     return "".join(f"{key}='{_escaped(value)}'\n" for key, value in variables.items())
+
+
+def _negatable(key: str) -> bool:
+    flag = flags.find(key)
+    return flag is not None and flag.negatable and "." not in key
 
 
 def _escaped(value: str) -> str:

@@ -81,7 +81,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 rows = []
 for action in make_arg_parser(FlexibleArgumentParser(prog="vllm serve"))._actions:
     if action.option_strings:
-        rows.append([action.option_strings, action.nargs, type(action).__name__, [str(c) for c in action.choices or ()]])
+        choices = [str(choice) for choice in action.choices or ()]
+        rows.append([action.option_strings, action.nargs, type(action).__name__, choices])
 print("\\n" + json.dumps(rows))
 """
 
