@@ -12,7 +12,7 @@ from server_manager.chat import ChatService
 from server_manager.client import ClientSession
 from server_manager.conversations import ConversationStore
 from server_manager.errors import ServerManagerError
-from server_manager.launchers.local import create_launcher
+from server_manager.launchers import create_launcher
 from server_manager.manager import ServerManager
 from server_manager.settings import Settings
 from server_manager.telemetry import open_probe
@@ -65,7 +65,9 @@ def compose(settings: Settings) -> Parts:
     async def devices() -> Sequence[DeviceSnapshot]:
         return (await sampler.next_reading()).devices
 
-    manager = ServerManager(settings, Catalogue(settings.models_dir), create_launcher(settings), session, devices)
+    manager = ServerManager(
+        settings, Catalogue(settings.models_dir), create_launcher("local", settings), session, devices
+    )
     sampler = GpuSampler(open_probe, manager.processes, settings.sample_interval, settings.history_samples)
     conversations = ConversationStore()
     return Parts(manager, sampler, conversations, ChatService(manager, conversations), session)

@@ -16,7 +16,7 @@ from server_manager.launchers.base import LaunchRequest
 from server_manager.model_spec import ModelSpec
 from server_manager.server_process import LaunchPlan
 from server_manager.settings import Settings
-from server_manager.shell_line import is_secret, shell_line
+from server_manager.shell_line import SECRET_FLAGS, is_secret, shell_line
 
 CPU_KV_CACHE_BYTES = "512M"
 """Enough for 23,000 tokens of SmolLM2-135M. With it vLLM also skips its check of the memory that is free, which fails
@@ -42,17 +42,24 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
     options.pop("host", None)
     key = options.pop("api-key", None)
     api_key = str(key[0] if isinstance(key, list) else key) if key else secrets.token_urlsafe(24)
+    secrets_of_options = {
+        variable: str(options.pop(flag)) for flag, variable in SECRET_FLAGS.items() if options.get(flag) is not None
+    }
     port = _port(options.pop("port", None), spec)
     for name, value in _additions(options, cpu_only=cpu_only, settings=settings).items():
         options.setdefault(name, value)
     placed = {"host": "127.0.0.1", "port": port, **options}
     serve_args = replace(spec, model=model, options=placed).serve_args()
+    env = {name: value for name, value in spec.env.items() if not is_secret(name)}
+    if options.get("enable-sleep-mode"):
+        env["VLLM_SERVER_DEV_MODE"] = "1"  # /sleep and /wake_up exist only then; behind our own port nobody else asks
+    secret_env = {name: value for name, value in spec.env.items() if is_secret(name)}
+    secret_env |= {**secrets_of_options, "VLLM_API_KEY": api_key}
     request = LaunchRequest(
         name=spec.name,
         argv=(*settings.vllm_command, "serve", *serve_args),
-        env={name: value for name, value in spec.env.items() if not is_secret(name)},
-        secret_env={"VLLM_API_KEY": api_key, **{name: value for name, value in spec.env.items() if is_secret(name)}}
-        | ({"VLLM_SERVER_DEV_MODE": "1"} if options.get("enable-sleep-mode") else {}),
+        env=env,
+        secret_env=secret_env,
         log_path=settings.logs_dir / f"{spec.name}.log",
         port=port,
         survive=settings.keep_servers,
