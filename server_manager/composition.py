@@ -12,7 +12,7 @@ from server_manager.chat import ChatService
 from server_manager.client import ClientSession
 from server_manager.conversations import ConversationStore
 from server_manager.errors import ServerManagerError
-from server_manager.launchers import create_launcher
+from server_manager.launcher_registry import create_launcher
 from server_manager.manager import ServerManager
 from server_manager.settings import Settings
 from server_manager.telemetry import open_probe
