@@ -14,6 +14,7 @@ import gradio as gr
 
 from webui import tabs
 from webui.bridge import bridge
+from webui.canvas import canvas
 from webui.chat_api import register_chat_api
 from webui.context import AppContext
 from webui.locales import messages, translations
@@ -51,7 +52,7 @@ def build_page(context: AppContext) -> gr.Blocks:
     t = translations()
     with gr.Blocks(title="vLLM Deck", fill_width=True, analytics_enabled=False) as page:
         with gr.Row(elem_id="deck-header", equal_height=True):
-            gr.HTML('<h1 class="deck-brand">vLLM <b>Deck</b></h1>', elem_id="deck-brand", min_width=110, scale=0)
+            canvas('<h1 class="deck-brand">vLLM <b>Deck</b></h1>', elem_id="deck-brand", min_width=110, scale=0)
             with gr.Column(elem_id="deck-model", min_width=260, scale=0):
                 picker = gr.Dropdown(
                     choices=list(context.manager.names()),
@@ -63,7 +64,7 @@ def build_page(context: AppContext) -> gr.Blocks:
                     elem_id="model-picker",
                     label=t("model"),
                 )
-            gr.HTML('<div id="deck-live"></div>', elem_id="deck-live-box", scale=1, min_width=240)
+            canvas('<div id="deck-live"></div>', elem_id="deck-live-box", scale=1, min_width=240)
         picker.input(None, picker, None, js="name => window.deck.pick(name)", queue=False)
         bridge("picker", [picker])
         shell = Shell(picker=picker, t=t)

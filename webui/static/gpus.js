@@ -1,7 +1,7 @@
 // The GPUs tab and the small plot beside the chat.
 import { UNKNOWN, duration, gib, memory } from "./format.js";
 import { bar, memoryParts } from "./header.js";
-import { t } from "./i18n.js";
+import { locale, t } from "./i18n.js";
 import { state, subscribe } from "./state.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 import uPlot from "./vendor/uPlot.esm.js";
@@ -40,7 +40,7 @@ function plot(id, height, times, series, maximum) {
       cursor: { points: { size: 5 } },
       scales: { x: { time: true }, y: { range: [0, maximum] }, "%": { range: [0, 100] } },
       axes: [
-        { ...axis, size: 28, space: 70 },
+        { ...axis, size: 24, space: 80, values: (_, ticks) => ticks.map(clock) },
         { ...axis, size: 44, values: (_, ticks) => ticks.map((v) => `${v}`) },
         ...(percent ? [{ ...axis, scale: "%", side: 1, size: 40, grid: { show: false }, values: (_, v) => v.map((x) => `${x}%`) }] : []),
       ],
@@ -54,6 +54,7 @@ function plot(id, height, times, series, maximum) {
   plots.set(id, { chart, look });
 }
 
+const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString(locale, { hour12: false });
 const times = () => state.history.map((point) => point.time);
 const memorySeries = (label, values) => ({ label, color: "#4f46e5", fill: "rgba(99,102,241,.18)", values });
 

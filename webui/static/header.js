@@ -97,12 +97,12 @@ function draw() {
       <span class="model-state">
         ${chip(status)}
         ${status?.state === "starting"
-          ? html`<span class="cap">${phaseText(status)} · ${Math.round(status.elapsed_s ?? 0)} s</span>`
+          ? html`<span class="cap phase">${phaseText(status)} · ${Math.round(status.elapsed_s ?? 0)} s</span>`
           : nothing}
-        ${state.me?.role === "operator" ? keepSwitch() : nothing}
       </span>
       <span class="meters">${meters()}</span>
       <span class="cap rate"><b>${tokensPerSecond()}</b> tok/s</span>
+      ${state.me?.role === "operator" ? keepSwitch() : nothing}
       <button class="icon" title=${t("theme")} aria-label=${t("theme")} @click=${toggleTheme}>◐</button>
       ${state.me?.login ? html`<a class="cap" href="/logout">${t("logout")}</a>` : nothing}
     </div>

@@ -10,6 +10,7 @@ import json
 import gradio as gr
 
 from webui.bridge import bridge
+from webui.canvas import canvas
 from webui.context import AppContext
 from webui.sampling_controls import build_sampling_controls
 from webui.shell import Shell
@@ -45,7 +46,7 @@ def build(context: AppContext, shell: Shell) -> None:
                     elem_id="turns",
                 )
                 live = gr.Markdown("", latex_delimiters=_LATEX, elem_id="live-answer", line_breaks=True)
-            gr.HTML('<div id="chat-status" role="status" aria-live="polite"></div>', elem_id="chat-status-box")
+            canvas('<div id="chat-status" role="status" aria-live="polite"></div>', elem_id="chat-status-box")
             with gr.Row(elem_id="chat-input", equal_height=True):
                 text = gr.Textbox(
                     show_label=False,
@@ -66,13 +67,13 @@ def build(context: AppContext, shell: Shell) -> None:
                 clear = gr.Button(t("clear"), size="sm", scale=0, min_width=110, elem_id="chat-clear")
         with gr.Column(scale=1, min_width=280, elem_id="chat-side"):
             with gr.Group(elem_classes="deck-card"):
-                gr.HTML(
+                canvas(
                     '<div class="deck-card-head"><span data-t="sampling"></span>'
                     '<button type="button" id="sampling-reset" data-t="model_defaults"></button></div>'
                 )
                 controls = build_sampling_controls(shell)
             system = gr.Textbox(SYSTEM_PROMPT, label=t("system_prompt"), lines=2, max_lines=8, elem_id="system-prompt")
-            gr.HTML('<div id="side-plot"></div>', elem_classes="deck-card deck-pad")
+            canvas('<div id="side-plot" class="deck-card deck-pad"></div>')
     bridge("turns", [chatbot])
     bridge("live", [live])
     bridge("text", [text])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gradio as gr
-
+from webui.canvas import canvas
 from webui.context import AppContext
 from webui.shell import Shell
 
@@ -14,4 +13,4 @@ ORDER = 30
 
 def build(context: AppContext, shell: Shell) -> None:
     """A place to draw in."""
-    gr.HTML('<div id="gpu-cards"></div>', elem_id="gpu-cards-box")
+    canvas('<div id="gpu-cards"></div>', elem_id="gpu-cards-box")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from webui.bridge import bridge
+from webui.canvas import canvas
 from webui.context import AppContext
 from webui.model_form import DTYPES, QUANTIZATIONS, SOURCES
 from webui.shell import Shell
@@ -19,17 +20,17 @@ def build(context: AppContext, shell: Shell) -> None:
     t = shell.t
     with gr.Row(elem_id="server-columns"):
         with gr.Column(scale=3, min_width=340):
-            gr.HTML('<div id="server-list"></div>', elem_id="server-list-box")
+            canvas('<div id="server-list"></div>', elem_id="server-list-box")
         with gr.Column(scale=2, min_width=340, elem_id="server-side"), gr.Tabs(elem_id="server-side-tabs"):
             with gr.Tab(t("log"), id="log"):
-                gr.HTML('<div id="server-log"></div>')
+                canvas('<div id="server-log"></div>')
             with gr.Tab(t("model_and_flags"), id="model"):
                 _build_form(shell)
 
 
 def _build_form(shell: Shell) -> None:
     t = shell.t
-    gr.HTML('<div id="form-message" role="status"></div>')
+    canvas('<div id="form-message" role="status"></div>')
     with gr.Row():
         name = gr.Textbox(label=t("name"), info=t("name_info"), elem_id="form-name", min_width=150)
         model = gr.Textbox(label="model", info=t("model_info"), elem_id="form-model", min_width=200, scale=2)
@@ -54,7 +55,7 @@ def _build_form(shell: Shell) -> None:
     with gr.Row():
         save = gr.Button(t("save"), variant="primary", size="sm", elem_id="form-save", min_width=90)
         delete = gr.Button(t("delete"), size="sm", elem_id="form-delete", min_width=90)
-    gr.HTML('<div id="form-command"></div>')
+    canvas('<div id="form-command"></div>')
     with gr.Accordion(t("paste_title"), open=False, elem_id="paste"):
         pasted = gr.Textbox(show_label=False, placeholder="vllm serve Qwen/Qwen2-0.5B-Instruct …", lines=3)
         read = gr.Button(t("paste_read"), size="sm", elem_id="paste-read")
