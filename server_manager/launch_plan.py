@@ -53,6 +53,8 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
     env = {name: value for name, value in spec.env.items() if not is_secret(name)}
     if options.get("enable-sleep-mode"):
         env["VLLM_SERVER_DEV_MODE"] = "1"  # /sleep and /wake_up exist only then; behind our own port nobody else asks
+    if cpu_only and options.get("distributed-executor-backend") == "uni":
+        env.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     secret_env = {name: value for name, value in spec.env.items() if is_secret(name)}
     secret_env |= {**secrets_of_options, "VLLM_API_KEY": api_key}
     request = LaunchRequest(
@@ -103,7 +105,9 @@ def _additions(options: Mapping[str, object], *, cpu_only: bool, settings: Setti
     if not {"gpu-memory-utilization", "device-memory-utilization"} & options.keys():
         added["kv-cache-memory-bytes"] = CPU_KV_CACHE_BYTES
     if str(options.get("tensor-parallel-size", 1)) == "1" and str(options.get("pipeline-parallel-size", 1)) == "1":
-        added["distributed-executor-backend"] = "uni"  # as on CUDA with one GPU; a process of 1 GB and 4 s less
+        # As on CUDA with one GPU. On a CPU vLLM takes it only with VLLM_ENABLE_V1_MULTIPROCESSING=0; measured with
+        # SmolLM2-135M on two cores: ready after 17 s in place of 22 s, 0.6 GB less, and no token per second less.
+        added["distributed-executor-backend"] = "uni"
     return added
 
 
