@@ -196,11 +196,7 @@ class ServerManager:
         devices = await self._devices()
         model = spec.model
         if model in bundled_models():
-            model = str(
-                await ensure_converted(
-                    model, self.settings.cache_dir / "models", self.settings.vllm_command[0], progress
-                )
-            )
+            model = str(await ensure_converted(model, self.settings.cache_dir, self.settings.vllm_command[0], progress))
         _check_memory(spec, devices)
         return make_plan(spec, self.settings, model=model, cpu_only=not devices)
 
