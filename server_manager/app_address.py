@@ -1,4 +1,4 @@
-"""Where the app that is running can be found: its lock, its URL and the token of the command line.
+"""Where the app that is running can be found: its port, its lock, its URL and the token of the command line.
 
 All of it lies in the state folder, which only its owner may read.
 """
@@ -10,17 +10,28 @@ import fcntl
 import json
 import os
 import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from server_manager.errors import StateDirError
+import psutil
+
+from server_manager.errors import SpecError, StateDirError
+
+_KEY_BYTES = 32
 
 
 def prepare_state_dir(state_dir: Path) -> None:
-    """Makes the folder, readable by its owner alone. Raises ``StateDirError``."""
+    """Makes the folder, readable by its owner alone. Raises ``StateDirError``.
+
+    A folder that holds something else too (a home, ``/tmp``) keeps its mode; only what we make in it is private.
+    """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state_dir.chmod(0o700)
+        if (state_dir / "lock").exists() or not any(state_dir.iterdir()):
+            state_dir.chmod(0o700)
         for name in ("logs", "servers", "cache"):
             (state_dir / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
@@ -50,44 +61,73 @@ def lock_state_dir(state_dir: Path) -> int:
     return descriptor
 
 
-def write_address(state_dir: Path, url: str, token: str) -> None:
-    """Lets the command line find the app. Raises ``StateDirError``."""
-    path = state_dir / "app.json"
+def listen(host: str, port: int) -> socket.socket:
+    """The page's port. Connections wait until they are accepted. Raises ``SpecError`` where it is not to be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"url": url, "token": token, "pid": os.getpid()}, file)
+        listener.bind((host.strip("[]"), port))
+        listener.listen()  # at once: until then another process may bind the same port
+    except OSError as error:
+        listener.close()
+        raise SpecError(
+            f"{host} port {port} cannot be used: {error.strerror}.", "Choose another with --port (make run PORT=…)."
+        ) from error
+    return listener
+
+
+@contextmanager
+def published(state_dir: Path, url: str, token: str) -> Iterator[None]:
+    """Lets the command line find the app meanwhile. Raises ``StateDirError``."""
+    content = {"url": url, "token": token, "pid": os.getpid(), "created": psutil.Process().create_time()}
+    try:
+        _write(state_dir / "app.json", json.dumps(content).encode())
     except OSError as error:
         raise _unusable(state_dir, error) from error
+    try:
+        yield
+    finally:
+        (state_dir / "app.json").unlink(missing_ok=True)
 
 
 def read_address(state_dir: Path) -> dict[str, Any] | None:
-    """``url``, ``token`` and ``pid`` of the app that uses this folder, or ``None`` where none is up."""
+    """``url``, ``token`` and ``pid`` of the app that uses this folder, or ``None`` where none is up.
+
+    An app that was killed leaves its file behind; whoever has its port now must not be sent its token.
+    """
     try:
         found: dict[str, Any] = json.loads((state_dir / "app.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        alive = abs(psutil.Process(found["pid"]).create_time() - found["created"]) < 1
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None
-    return found
-
-
-def remove_address(state_dir: Path) -> None:
-    """At the app's end."""
-    (state_dir / "app.json").unlink(missing_ok=True)
+    return found if alive else None
 
 
 def session_key(state_dir: Path) -> bytes:
     """The key that signs logins; made once. Raises ``StateDirError``."""
     path = state_dir / "session-key"
     try:
-        if path.exists():
-            return path.read_bytes()
-        key = secrets.token_bytes(32)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(key)
+        if path.exists() and len(key := path.read_bytes()) == _KEY_BYTES:  # a short one could be guessed
+            return key
+        key = secrets.token_bytes(_KEY_BYTES)
+        _write(path, key)
     except OSError as error:
         raise _unusable(state_dir, error) from error
     return key
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The whole content or nothing, for its owner alone."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _unusable(state_dir: Path, error: OSError) -> StateDirError:

@@ -16,9 +16,11 @@ from urllib.parse import quote, urlsplit
 
 from server_manager.app_address import read_address
 from server_manager.errors import ServerManagerError, SpecError, UnknownModel
+from server_manager.model_spec import check_name
 from server_manager.settings import Settings, default_models_dir, default_state_dir, default_vllm_command
 
 DEFAULT_PORT = 7860
+_MOST_LINES = 20_000
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,12 +41,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep-servers", action="store_true", help="servers go on when the app ends")
     parser.add_argument("--auth", type=Path, metavar="FILE", help="users who may log in (see add-user)")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("status", help="what is up, in the app that is running")
+    # Also behind the command, where most people would write it.
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument("--state-dir", type=Path, default=argparse.SUPPRESS, help="that of the app that is running")
+    commands.add_parser("status", help="what is up, in the app that is running", parents=[folder])
     for name, text in (("start", "start a model"), ("stop", "stop a model"), ("logs", "print a server's log")):
-        command = commands.add_parser(name, help=text)
+        command = commands.add_parser(name, help=text, parents=[folder])
         command.add_argument("name")
         if name == "logs":
-            command.add_argument("--tail", type=int, default=200, help="lines (default: %(default)s)")
+            command.add_argument("--tail", type=_lines, default=200, help="lines (default: %(default)s)")
     add_user = commands.add_parser("add-user", help="add a line to the file of users, asking for the password")
     add_user.add_argument("name")
     add_user.add_argument("--role", choices=("user", "operator"), default="user")
@@ -54,6 +59,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def settings_from(args: argparse.Namespace) -> Settings:
     """The app's settings. Raises ``SpecError`` for an address that needs a login and has none."""
+    names = [name for name, _ in args.attach]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(f"--attach {name}=… is given twice.", "Give each its own name.", key="attach")
     if args.auth is None and not _is_loopback(args.host):
         raise SpecError(
             f"{args.host} can be reached from other machines, and nobody would have to log in.",
@@ -133,7 +142,8 @@ class _RunningApp:
 
 def page_url(host: str, port: int) -> str:
     """What to open in a browser on this machine."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    bare = host.strip("[]")
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bare, f"[{bare}]" if ":" in bare else bare)
     return f"http://{shown}:{port}/"
 
 
@@ -145,13 +155,28 @@ def _is_loopback(host: str) -> bool:
 
 
 def _port(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65536:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 1 to 65535")
+    return int(text)
+
+
+def _lines(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= _MOST_LINES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MOST_LINES}")
     return int(text)
 
 
 def _attachment(text: str) -> tuple[str, str]:
     name, _, url = text.partition("=")
-    if not name or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=URL, for example remote=http://127.0.0.1:8000")
+    try:
+        check_name(name)  # it becomes part of URLs
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+            raise ValueError(url)
+    except SpecError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    except ValueError as error:  # also for a port that is no port
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=URL, for example remote=http://127.0.0.1:8000"
+        ) from error
     return name, url

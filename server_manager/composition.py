@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server_manager.catalogue import Catalogue
 from server_manager.chat import ChatService
@@ -31,6 +31,8 @@ class Parts:
     conversations: ConversationStore
     chat: ChatService
     session: ClientSession
+    notices: list[str] = field(default_factory=list)
+    """What went wrong without ending the app, for its page to show."""
 
     @asynccontextmanager
     async def running(self, *, start: str | None, no_start: bool) -> AsyncIterator[None]:
@@ -56,6 +58,7 @@ class Parts:
                 self.manager.start(chosen)
         except ServerManagerError as error:  # the page is of use without it
             log.error("%s", error)
+            self.notices.append(str(error))
 
 
 def compose(settings: Settings) -> Parts:

@@ -28,7 +28,7 @@ def register_chat_api(context: AppContext) -> None:
         request: gr.Request = None,  # Gradio fills it in
     ) -> AsyncIterator[str]:
         """Streams the answer to one message; each value is the text so far. Starts the model where it is not up."""
-        user = context.access.user_of(request.headers)
+        user = await context.access.user_of(request.headers)
         try:
             server = context.manager.server(model)
             if user is None or (not user.is_operator and server.status.state != "ready"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server_manager import ChatService, ConversationStore, GpuSampler, ServerManager, Settings
@@ -18,3 +19,5 @@ class AppContext:
     conversations: ConversationStore
     chat: ChatService
     access: Access
+    notices: Sequence[str] = ()
+    """What went wrong at the app's start without ending it."""

@@ -18,10 +18,10 @@ from server_manager import (
     recommended_for,
     tail,
 )
-from webui.access import User
 from webui.context import AppContext
 from webui.model_form import SOURCE_VARIABLES, described, source_env, source_of, spec_from
 from webui.snapshot import Snapshot, status_dict
+from webui.users import User
 
 router = APIRouter()
 

@@ -21,10 +21,11 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from server_manager import MetricsPoller
-from webui.access import AccessMiddleware, login_page, logout
+from webui.access import AccessMiddleware
 from webui.chat_route import router as chat_router
 from webui.context import AppContext
 from webui.errors import install_error_handler
+from webui.login import login_page, logout
 from webui.page import STATIC, build_page, mount_options
 from webui.rest import router as rest_router
 from webui.snapshot import Snapshot
@@ -67,7 +68,7 @@ def build_web_app(context: AppContext, running: Running) -> FastAPI:
     app.include_router(rest_router, tags=["servers and models"])
     app.include_router(chat_router, tags=["chat"])
     app.router.routes.append(Route("/login", login_page, methods=["GET", "POST"]))
-    app.router.routes.append(Route("/logout", logout))
+    app.router.routes.append(Route("/logout", logout, methods=["GET", "POST"]))
     app.mount("/deck", _StaticFiles(directory=STATIC), name="static")
     gr.mount_gradio_app(app, build_page(context), path="", **mount_options())
     app.add_middleware(AccessMiddleware, access=context.access)
