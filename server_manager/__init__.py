@@ -19,13 +19,14 @@ from server_manager.model_spec import ModelSpec
 from server_manager.sampling import SAMPLING_PARAMS, SamplingParam, defaults_for, request_fields
 from server_manager.server_state import ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
-from server_manager.shell_line import is_secret, parse_shell_line, shell_line
+from server_manager.shell_line import SECRET_FLAGS, is_secret, parse_shell_line, shell_line
 from server_manager.start_phase import StartPhase
 from server_manager.telemetry.base import Reading
 from server_manager.telemetry.sampler import GpuSampler
 
 __all__ = [
     "SAMPLING_PARAMS",
+    "SECRET_FLAGS",
     "Catalogue",
     "ChatError",
     "ChatRequest",

@@ -54,14 +54,14 @@ async def chat(question: Question, context: Context, user: AnyUser) -> Streaming
 
 
 @router.get("/api/conversations/{conversation_id}")
-def conversation(conversation_id: str, context: Context, user: AnyUser) -> dict[str, Any]:
+async def conversation(conversation_id: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """What was said so far."""
     found = context.conversations.get(conversation_id, user.name)
     return {"id": found.id, "busy": found.busy, "turns": msgspec.to_builtins(found.turns)}
 
 
 @router.delete("/api/conversations/{conversation_id}")
-def clear(conversation_id: str, context: Context, user: AnyUser) -> dict[str, str]:
+async def clear(conversation_id: str, context: Context, user: AnyUser) -> dict[str, str]:
     """Forgets the turns of a conversation."""
     context.conversations.clear(conversation_id, user.name)
     return {"cleared": conversation_id}

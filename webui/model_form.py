@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from server_manager import Catalogue, ModelSpec, SpecError, context_length, is_secret, parse_shell_line, shell_line
+from server_manager import (
+    SECRET_FLAGS,
+    Catalogue,
+    ModelSpec,
+    SpecError,
+    context_length,
+    is_secret,
+    parse_shell_line,
+    shell_line,
+)
 from webui.context import AppContext
 
 SOURCES = ("default", "huggingface", "modelscope", "mirror")
@@ -28,11 +39,12 @@ SOURCE_VARIABLES = ("VLLM_USE_MODELSCOPE", "HF_ENDPOINT")
 _HUGGING_FACE = "https://huggingface.co"
 
 
-def described(spec: ModelSpec, context: AppContext) -> dict[str, Any]:
-    """A model for the page: the form's fields, the file, the command. Secrets are masked."""
+def described(spec: ModelSpec, context: AppContext, *, secrets: bool = False) -> dict[str, Any]:
+    """A model for the page: the form's fields, the file, the command. Without ``secrets`` they are masked."""
     defaults = context.manager.catalogue.defaults()
     own = {key: value for key, value in spec.env.items() if defaults.get(key) != value}
-    others = {key: value for key, value in spec.options.items() if not _has_field(key, value)}
+    options = {key: MASK if key in SECRET_FLAGS and not secrets else value for key, value in spec.options.items()}
+    others = {key: value for key, value in options.items() if not _has_field(key, value)}
     other_args = ModelSpec(spec.name, spec.model, others).serve_args()[1:]
     fields: dict[str, Any] = {key: spec.options.get(key) for key in FIELDS if _has_field(key, spec.options.get(key))}
     fields |= {"name": spec.name, "model": spec.model, "other_flags": shlex.join(other_args)}
@@ -40,8 +52,8 @@ def described(spec: ModelSpec, context: AppContext) -> dict[str, Any]:
     return {
         "name": spec.name,
         "model": spec.model,
-        "options": dict(spec.options),
-        "env": {key: MASK if is_secret(key) else value for key, value in spec.env.items()},
+        "options": options,
+        "env": {key: MASK if is_secret(key) and not secrets else value for key, value in spec.env.items()},
         "source": spec.source,
         "fields": fields,
         "path": str(spec.path) if spec.path else None,
@@ -56,14 +68,11 @@ def described(spec: ModelSpec, context: AppContext) -> dict[str, Any]:
 def spec_from(name: str, form: Mapping[str, Any], catalogue: Catalogue) -> ModelSpec:
     """The model that a filled-in form means. Raises ``SpecError``.
 
-    Variables that the form does not show (tokens, …) are kept as they are in the model's file.
+    Variables that the form does not show (tokens, …) are kept as they are in the model's file, and so is what it
+    shows masked.
     """
     options: dict[str, object] = {
-        key: int(value)
-        if isinstance(value, float) and value == int(value) and key != "gpu-memory-utilization"
-        else value
-        for key, value in form["options"].items()
-        if value not in (None, "")
+        key: _whole(key, value) for key, value in form["options"].items() if value not in (None, "")
     }
     warnings: tuple[str, ...] = ()
     if form["other_flags"].strip():
@@ -71,8 +80,13 @@ def spec_from(name: str, form: Mapping[str, Any], catalogue: Catalogue) -> Model
         others = parse_shell_line(line, name=name)
         options = {**others.options, **options}
         warnings = others.warnings
-    env = dict(catalogue.get(name).env) if name in catalogue.names() else {}
-    env |= {key: value for key, value in form["env"].items() if value != MASK}
+    before = catalogue.get(name) if name in catalogue.names() else None
+    kept = before.options if before else {}
+    options = {
+        key: kept.get(key) if value == MASK else value for key, value in options.items() if value != MASK or key in kept
+    }
+    env = dict(before.env) if before else {}
+    env |= {_variable(key, value): value for key, value in form["env"].items() if value != MASK}
     env = {key: value for key, value in env.items() if key not in SOURCE_VARIABLES}
     env |= source_env(form["source"], form["mirror"])  # "default": what defaults.env says
     return ModelSpec(name, form["model"], options, env, warnings=warnings)
@@ -99,6 +113,21 @@ def source_env(source: str, mirror: str) -> dict[str, str]:
         "mirror": {"VLLM_USE_MODELSCOPE": "False", "HF_ENDPOINT": mirror.strip()},
         "huggingface": {"VLLM_USE_MODELSCOPE": "False", "HF_ENDPOINT": _HUGGING_FACE},
     }.get(source, {})
+
+
+def _whole(key: str, value: object) -> object:
+    """Browsers send 4096.0 for 4096. Raises ``SpecError`` for what is no number at all."""
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        raise SpecError(f"{key} is not a number.", key=key)
+    return int(value) if value.is_integer() and key != "gpu-memory-utilization" else value
+
+
+def _variable(name: str, value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
+        raise SpecError(f"{name!r} cannot be a variable of the environment.", "Use letters, digits and _.", key="env")
+    return name
 
 
 def _has_field(key: str, value: object) -> bool:

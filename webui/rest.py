@@ -1,7 +1,12 @@
-"""The REST interface for scripts and for the page's own figures. Its documentation is at ``/docs``."""
+"""The REST interface for scripts and for the page's own figures. Its documentation is at ``/docs``.
+
+Whatever looks at the manager or the sampler is ``async`` and so runs on the event loop, which alone changes them; what
+only reads and writes files is not, and runs in a thread.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,34 +18,39 @@ from server_manager import (
     ModelSpec,
     NotAllowed,
     ServerExit,
+    ServerState,
     defaults_for,
     parse_shell_line,
     recommended_for,
     tail,
 )
 from webui.context import AppContext
+from webui.errors import NoSuchRoute
 from webui.model_form import SOURCE_VARIABLES, described, source_env, source_of, spec_from
 from webui.snapshot import Snapshot, status_dict
 from webui.users import User
 
 router = APIRouter()
+no_such_route = APIRouter()
+"""To be included last."""
+_UP = (ServerState.READY, ServerState.ASLEEP)
 
 
-def context_of(request: Request) -> AppContext:
+async def context_of(request: Request) -> AppContext:
     """The app's objects."""
     found: AppContext = request.app.state.context
     return found
 
 
-def user_of(request: Request) -> User:
+async def user_of(request: Request) -> User:
     """Who sends the request; the middleware has let it pass."""
     found: User = request.state.user
     return found
 
 
-def operator_of(request: Request) -> User:
+async def operator_of(request: Request) -> User:
     """The same, if it is an operator. Raises ``NotAllowed``."""
-    user = user_of(request)
+    user = await user_of(request)
     if not user.is_operator:
         raise NotAllowed("Only an operator may do this.", "Ask somebody with the role “operator”.", role=True)
     return user
@@ -82,38 +92,38 @@ class Command(BaseModel):
 
 
 @router.get("/healthz")
-def healthz() -> dict[str, str]:
+async def healthz() -> dict[str, str]:
     """Whether the app answers. Needs no login."""
     return {"status": "ok"}
 
 
 @router.get("/api/snapshot")
-def snapshot(request: Request, context: Context, user: AnyUser) -> Response:
+async def snapshot(request: Request, context: Context, user: AnyUser) -> Response:
     """Everything that the page shows live: the machine, the GPUs, the servers with their memory."""
     maker: Snapshot = request.app.state.snapshot
     return Response(maker.json(context.sampler.latest), media_type="application/json")
 
 
 @router.get("/api/history")
-def history(context: Context, user: AnyUser, since: float = 0.0) -> Response:
+async def history(context: Context, user: AnyUser, since: float = 0.0) -> Response:
     """The sampled memory and utilisation after `since` (Unix time in seconds), oldest first."""
     return Response(msgspec.json.encode(context.sampler.history(since)), media_type="application/json")
 
 
 @router.get("/api/gpus")
-def gpus(context: Context, user: AnyUser) -> Response:
+async def gpus(context: Context, user: AnyUser) -> Response:
     """The latest reading of every GPU by NVML, and of the machine's own memory."""
     return Response(msgspec.json.encode(context.sampler.latest), media_type="application/json")
 
 
 @router.get("/api/me")
-def me(context: Context, user: AnyUser) -> dict[str, Any]:
+async def me(context: Context, user: AnyUser) -> dict[str, Any]:
     """Who is asking, and what they may do."""
     return {"name": user.name, "role": user.role, "login": context.access.login_required}
 
 
 @router.get("/api/models")
-def models(context: Context, user: AnyUser) -> dict[str, Any]:
+async def models(context: Context, user: AnyUser) -> dict[str, Any]:
     """The catalogue with each model's state, and the files that could not be read."""
     catalogue = context.manager.catalogue
     statuses = context.manager.statuses()
@@ -135,13 +145,18 @@ def models(context: Context, user: AnyUser) -> dict[str, Any]:
 
 
 @router.get("/api/models/{name}")
-def model(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
+async def model(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """One model: its file, the command it makes, and the sampling that its authors recommend."""
     status = context.manager.server(name).status
-    if name not in context.manager.catalogue.names():
+    if status.attached or name not in context.manager.catalogue.names():
         return {"name": name, "attached": status.attached, "sampling": defaults_for({}), "context_length": None}
     spec = context.manager.catalogue.get(name)
-    return described(spec, context) | {"sampling": defaults_for(recommended_for(context.manager.local_files(spec)))}
+
+    def read_files() -> dict[str, Any]:
+        sampling = defaults_for(recommended_for(context.manager.local_files(spec)))
+        return described(spec, context) | {"sampling": sampling}
+
+    return await asyncio.to_thread(read_files)
 
 
 @router.put("/api/models/{name}")
@@ -185,11 +200,11 @@ def save_source(body: SourceChoice, context: Context, user: Operator) -> dict[st
 def parse(body: Command, context: Context, user: Operator) -> dict[str, Any]:
     """Reads a pasted `vllm serve …` line."""
     spec: ModelSpec = parse_shell_line(body.command)
-    return described(spec, context)
+    return described(spec, context, secrets=True)  # they have just come from there, and must be sent back to be saved
 
 
 @router.get("/api/servers/{name}")
-def server(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
+async def server(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """One server: its state, address, command and, where it ended, how."""
     return status_dict(context.manager.server(name).status)
 
@@ -197,7 +212,10 @@ def server(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
 @router.post("/api/servers/{name}/start", status_code=202)
 async def start(name: str, context: Context, user: Operator, options: StartOptions | None = None) -> dict[str, Any]:
     """Begins a start and answers at once; a server that is up or starting stays as it is."""
-    return status_dict(context.manager.switch(name, options.leaving if options else None).status)
+    leaving = options.leaving if options else None
+    if leaving:
+        context.manager.server(leaving)  # says so where there is none of that name
+    return status_dict(context.manager.switch(name, leaving).status)
 
 
 @router.post("/api/servers/{name}/stop")
@@ -218,16 +236,25 @@ async def sleep(
 
 @router.post("/api/servers/{name}/wake")
 async def wake(name: str, context: Context, user: Operator) -> dict[str, Any]:
-    """Wakes a sleeping server."""
+    """Wakes a sleeping server; one that is awake stays as it is."""
+    if not context.manager.server(name).status.attached and context.manager.server(name).status.state not in _UP:
+        raise NotAllowed(f"{name} is not up.", "Start it.")
     await context.manager.server(name).wake()
     return status_dict(context.manager.server(name).status)
 
 
 @router.get("/api/servers/{name}/logs", response_class=PlainTextResponse)
-def logs(
+async def logs(
     name: str, context: Context, user: Operator, tail_lines: Annotated[int, Query(alias="tail", ge=1, le=20_000)] = 200
 ) -> PlainTextResponse:
     """The last lines of the server's log, of this start or the last."""
-    context.manager.server(name)
-    path = context.settings.logs_dir / f"{name}.log"
-    return PlainTextResponse("".join(f"{line}\n" for line in tail(path, tail_lines)))
+    if context.manager.server(name).status.attached:
+        raise NotAllowed(f"{name} is attached; its log is not here.", "Look where it was started.")
+    lines = await asyncio.to_thread(tail, context.settings.logs_dir / f"{name}.log", tail_lines)
+    return PlainTextResponse("".join(f"{line}\n" for line in lines))
+
+
+@no_such_route.api_route("/api/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"], include_in_schema=False)
+async def nothing_here(path: str, request: Request) -> None:
+    """Raises 404 as JSON; without it the page's own answer would come."""
+    raise NoSuchRoute(f"There is no {request.method} /api/{path}.", "See /docs.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,14 +26,16 @@ def status_dict(status: ServerStatus, now: float | None = None) -> dict[str, Any
 class Snapshot:
     """The newest document, made at most twice a second however many tabs ask."""
 
-    def __init__(self, manager: ServerManager, poller: MetricsPoller) -> None:
+    def __init__(self, manager: ServerManager, poller: MetricsPoller, notices: Sequence[str] = ()) -> None:
+        """``notices`` are shown as they stand, with the model files that cannot be read."""
         self._manager = manager
         self._poller = poller
+        self._notices = notices
         self._made_at = 0.0
         self._bytes = b""
 
     def json(self, reading: Reading | None) -> bytes:
-        """The document: time, host, devices, and each server with its memory and vLLM's own figures."""
+        """Time, host, devices, and each server with its memory and vLLM's own figures. On the event loop only."""
         now = time.monotonic()
         if now - self._made_at > 0.5:
             self._made_at = now
@@ -62,4 +65,5 @@ class Snapshot:
             "servers": servers,
             "default_model": self._manager.default_name(cpu_only=not (reading and reading.devices)),
             "phases": list(StartPhase),
+            "problems": [*self._notices, *map(str, self._manager.catalogue.problems)],
         }
