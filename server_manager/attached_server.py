@@ -48,10 +48,11 @@ class AttachedServer:
         """Nothing to hold: we never stop it."""
         yield
 
-    def start(self) -> None:
-        """Begins to look at it. It is not ours to start."""
+    def start(self) -> bool:
+        """Begins to look at it. It is not ours to start: always false."""
         if self._probe_task is None:
             self._probe_task = asyncio.create_task(self._keep_probing(), name=f"probe of {self.name}")
+        return False
 
     async def ensure_ready(self) -> ServerClient:
         """Its client if it answers. Raises ``ServerUnreachable`` or ``RequestRejected`` if it does not."""
@@ -93,6 +94,8 @@ class AttachedServer:
             end = ServerExit(ExitCause.UNREACHABLE, error.message, error.next_step or "Check the URL.", error.code)
             if self.status.state is not ServerState.FAILED:
                 self._into_failed(end)
+            elif self.status.exit != end:
+                self._cell.update(exit=end)
             raise
         model = served[0] if served else None
         fields = {

@@ -9,15 +9,15 @@ and not time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from server_manager.client import ServerClient
 from server_manager.conversations import Conversation, ConversationStore, Turn
-from server_manager.errors import ContextExceeded, NotAllowed, ServerManagerError, ServerUnreachable
+from server_manager.errors import ContextExceeded, NotAllowed, RequestRejected, ServerManagerError, ServerUnreachable
 from server_manager.manager import Server, ServerManager
 from server_manager.sampling import request_fields
 from server_manager.server_state import ExitCause, ServerState, ServerStatus
@@ -26,6 +26,8 @@ _FRAME_INTERVAL = 0.04
 _CHATS_PER_INTERVAL = 32
 """With more chats at once the frames come further apart in proportion: people read no faster for it."""
 _PROGRESS_INTERVAL = 1.0
+_END_PATIENCE = 15.0
+"""How long an answer that broke off waits for its server's end: vLLM takes 5 s to exit when its engine has died."""
 _TEMPLATE_TOKENS = 512
 """More than any chat template adds by itself (default system prompts, role marks)."""
 
@@ -92,7 +94,8 @@ class ChatService:
         conversation = self._conversations.get(request.conversation, owner)
         with conversation.writing():
             server = self._manager.server(request.model)
-            if not may_start and server.status.state not in (ServerState.READY, ServerState.ASLEEP):
+            up = server.status.attached or server.status.state in (ServerState.READY, ServerState.ASLEEP)
+            if not may_start and not up:
                 raise NotAllowed(f"{request.model} is not up.", "Ask an operator to start it, or pick one that is.")
             async with aclosing(self._until_ready(server)) as progress:
                 async for frame in progress:
@@ -113,6 +116,7 @@ class ChatService:
             ready.result()
         finally:
             ready.cancel()  # ends the waiting, not the start
+            ready.add_done_callback(_look_at)
 
     async def _stream(
         self, server: Server, conversation: Conversation, request: ChatRequest, turn: Turn
@@ -154,6 +158,7 @@ class _Reader:
 
     def __init__(self, server: Server, client: ServerClient, body: Mapping[str, object]) -> None:
         self._server = server
+        self._client = client
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._news = asyncio.Event()
@@ -164,7 +169,11 @@ class _Reader:
         self._prompt_tokens: int | None = None
         self._completion_tokens: int | None = None
         self._task = asyncio.create_task(self._read(client, body), name=f"answer of {server.name}")
-        self._task.add_done_callback(lambda _: self._news.set())
+        self._task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        _look_at(task)
+        self._news.set()
 
     async def _read(self, client: ServerClient, body: Mapping[str, object]) -> None:
         with self._server.stream_lease():
@@ -187,7 +196,7 @@ class _Reader:
         """Everything since the last frame, or ``None`` at the end. Raises what ended the answer too early."""
         await self._news.wait()
         if not self._content:
-            await self._raise_failure()
+            await self._raise_failure()  # only its end makes news without text
             return None
         frame = TextFrame("".join(self._content), "".join(self._reasoning))
         self._content.clear()
@@ -201,27 +210,40 @@ class _Reader:
         await asyncio.wait({self._task}, timeout=seconds)
 
     async def _raise_failure(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            try:
-                await self._task
+        """Nothing, where the reading went well to its end."""
+        if self._task.cancelled():
+            raise self._stopped()
+        match self._task.exception():
+            case None:
                 return
-            except ServerUnreachable as error:
-                raise await self._why_unreachable(error) from error
-        raise ServerUnreachable(
+            case ServerUnreachable() as error:
+                raise await self._why_broken(error) from error
+            case RequestRejected() as error if error.facts.get("status") == 500:
+                raise await self._why_broken(error) from error  # vLLM says so when its engine dies
+            case error:
+                raise error
+
+    async def _why_broken(self, error: ServerManagerError) -> ServerManagerError:
+        """A broken answer in terms of what became of the server, as soon as that is known."""
+        deadline = time.monotonic() + _END_PATIENCE
+        while not self._server.status.attached and time.monotonic() < deadline:
+            status = self._server.status
+            if status.state in (ServerState.READY, ServerState.ASLEEP):
+                if await self._client.health() == 200:
+                    break  # the server lives: it was this answer alone
+            elif status.state is not ServerState.STOPPING:
+                if status.exit is None:  # started anew already
+                    break
+                if status.exit.cause is ExitCause.STOPPED:
+                    return self._stopped()
+                return ServerUnreachable(f"The answer broke off. {status.exit.message}", "Send again to start it.")
+            await asyncio.sleep(0.1)
+        return error
+
+    def _stopped(self) -> ServerUnreachable:
+        return ServerUnreachable(
             f"{self._server.name} was stopped in the middle of the answer.", "Send again to start it."
         )
-
-    async def _why_unreachable(self, error: ServerUnreachable) -> ServerUnreachable:
-        """The broken connection in terms of what became of the server, as soon as that is known."""
-        for _ in range(40):
-            status = self._server.status
-            if status.state is not ServerState.READY or status.attached:
-                break
-            await asyncio.sleep(0.1)
-        end = self._server.status.exit
-        if end is None or end.cause is ExitCause.STOPPED:
-            return error
-        return ServerUnreachable(f"The answer broke off. {end.message}", "Send again to start it.")
 
     def close(self) -> None:
         """Closes the connection, which aborts the request in vLLM."""
@@ -239,6 +261,12 @@ class _Reader:
             first_token_s=self._first_at - self._began if self._first_at is not None else None,
             tokens_per_second=rate,
         )
+
+
+def _look_at(task: asyncio.Future[Any]) -> None:
+    """Takes the exception of a task that nobody may be left to await; asyncio would report it otherwise."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _bounded(

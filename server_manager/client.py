@@ -256,6 +256,12 @@ class ServerClient:
             raise _rejection(error.status_code, error.response.content) from error
         except openai.APIConnectionError as error:
             raise self._unreachable(error) from error
+        except openai.APIError as error:  # an error in mid-answer
+            raise RequestRejected(f"The answer broke off: {error.message}", type=error.type) from error
+        except Exception as error:
+            # A connection that breaks in mid-answer raises what the HTTP package below openai has for it, which is
+            # another package in different versions of openai.
+            raise self._unreachable(error) from error
 
     def _unreachable(self, error: BaseException) -> ServerUnreachable:
         reason = str(error) or type(error).__name__
@@ -268,9 +274,15 @@ async def _events(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
     async for block in content.iter_any():
         *events, rest = (rest + block).replace(b"\r\n", b"\n").split(b"\n\n")
         for event in events:
-            data = b"\n".join(line[5:].lstrip() for line in event.split(b"\n") if line.startswith(b"data:"))
-            if data:  # comments (": keep-alive") have none
+            if data := _data_of(event):
                 yield data
+    if _data_of(rest) == b"[DONE]":  # some servers end the stream without the empty line
+        yield b"[DONE]"
+
+
+def _data_of(event: bytes) -> bytes:
+    """The data of an event; comments (": keep-alive") have none."""
+    return b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
 
 
 def _delta(data: bytes) -> ChatDelta:
@@ -279,7 +291,9 @@ def _delta(data: bytes) -> ChatDelta:
     except msgspec.MsgspecError as error:
         raise RequestRejected(f"The server sent something that is no chat chunk: {data[:200]!r}") from error
     if chunk.error is not None:
-        raise _from_error(500, chunk.error)
+        # vLLM's answer has begun with status 200 then; the error's own code tells more.
+        code = chunk.error.code if isinstance(chunk.error, _ErrorBody) else None
+        raise _from_error(code if isinstance(code, int) else 500, chunk.error, "The answer broke off")
     choice = chunk.choices[0] if chunk.choices else None
     delta = choice.delta if choice else _Delta()
     return ChatDelta(
@@ -299,11 +313,14 @@ def _rejection(status: int, body: bytes) -> RequestRejected | ContextExceeded:
     return _from_error(status, error or body.decode("utf-8", "replace")[:500] or f"HTTP status {status}")
 
 
-def _from_error(status: int, error: _ErrorBody | str) -> RequestRejected | ContextExceeded:
+def _from_error(
+    status: int, error: _ErrorBody | str, what: str = "The server refused the request"
+) -> RequestRejected | ContextExceeded:
     """Our error for an error body of vLLM (``{"error": {"message", "type", "param", "code"}}``)."""
     body = error if isinstance(error, _ErrorBody) else _ErrorBody(message=error)
     if body.param == "input_tokens" or "maximum context length" in body.message:
-        numbers = [int(word) for word in body.message.replace(",", "").split() if word.isdigit()]
+        words = (word.strip("().:;") for word in body.message.replace(",", "").split())
+        numbers = [int(word) for word in words if word.isdecimal()]
         return ContextExceeded(
             "This conversation is longer than the model's context.",
             "Clear it, shorten the message, or start the model with a larger --max-model-len.",
@@ -315,7 +332,7 @@ def _from_error(status: int, error: _ErrorBody | str) -> RequestRejected | Conte
         404: "The server serves another model; see its served-model-name.",
         503: "Its queue is full or its engine has died; see the server's log.",
     }.get(status, "")
-    return RequestRejected(f"The server refused the request: {body.message}", next_step, status=status, type=body.type)
+    return RequestRejected(f"{what}: {body.message}", next_step, status=status, type=body.type)
 
 
 def _parse_metrics(text: str) -> ServerMetrics:

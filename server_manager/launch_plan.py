@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -14,7 +14,6 @@ import psutil
 from server_manager.errors import SpecError
 from server_manager.launchers.base import LaunchRequest
 from server_manager.model_spec import ModelSpec
-from server_manager.server_process import LaunchPlan
 from server_manager.settings import Settings
 from server_manager.shell_line import SECRET_FLAGS, is_secret, shell_line
 
@@ -22,6 +21,21 @@ CPU_KV_CACHE_BYTES = "512M"
 """Enough for 23,000 tokens of SmolLM2-135M. With it vLLM also skips its check of the memory that is free, which fails
 on every machine that does something else too."""
 _UNREACHABLE_FLAGS = ("uds", "ssl-keyfile", "ssl-certfile", "root-path", "headless", "grpc")
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """A request with what is shown of it. Made anew for each start, from the model's file as it then is."""
+
+    request: LaunchRequest
+    command: str
+    """The line for a shell, without secrets."""
+    shutdown_timeout: float
+    """Seconds that vLLM lets open requests go on after SIGTERM."""
+
+
+Planner = Callable[[Callable[[str], None]], Awaitable[LaunchPlan]]
+"""Makes the plan of the next start; what it passes to its argument is shown as progress meanwhile."""
 
 
 def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool) -> LaunchPlan:
@@ -69,8 +83,16 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
     return LaunchPlan(
         request,
         command=shell_line(("vllm", "serve", *serve_args), request.env),
-        shutdown_timeout=float(str(options["shutdown-timeout"])),
+        shutdown_timeout=_seconds(options["shutdown-timeout"], settings.shutdown_timeout),
     )
+
+
+def _seconds(value: object, otherwise: float) -> float:
+    """A flag's value as a number; ``otherwise`` where it is none, of which vLLM's parser tells the user."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return otherwise
 
 
 def check_local_folder(spec: ModelSpec, model: str) -> None:

@@ -6,15 +6,17 @@ invalid UTF-8 and lines of any length. Everything here works on bytes and decode
 
 from __future__ import annotations
 
+import os
 import re
-from collections import deque
 from pathlib import Path
 
 MAX_LINE_CHARS = 8_192
 """Longer lines are cut: the only known ones list all supported architectures."""
 _LINE_BREAK = re.compile(rb"\r\n|\n|\r")
 _ANSI_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_MAX_READ_BYTES = 4 * 1024 * 1024
+_MAX_READ_BYTES = 512 * 1024
+"""At a time: reading the log of an adopted server from its beginning must not hold up the event loop."""
+_MAX_TAIL_BYTES = 4 * 1024 * 1024
 
 
 def split_lines(data: bytes) -> list[str]:
@@ -29,13 +31,18 @@ class LogFollower:
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path = path
         self.offset = offset
-        """Bytes read so far; grows exactly when the log grows, so it serves as a sign of life too."""
+        """Bytes read so far; changes exactly when the log does, so it serves as a sign of life too."""
         self._rest = b""
 
     def read_new(self) -> list[str]:
-        """New whole lines. A file that is not there (yet, or any more) has none."""
+        """New whole lines. A file that is not there (yet, or any more) has none.
+
+        One that has become shorter is another file, or was emptied, and is read from its beginning.
+        """
         try:
             with self.path.open("rb") as log:
+                if log.seek(0, os.SEEK_END) < self.offset:
+                    self.offset, self._rest = 0, b""
                 log.seek(self.offset)
                 data = log.read(_MAX_READ_BYTES)
         except OSError:
@@ -51,17 +58,22 @@ class LogFollower:
 
 
 def tail(path: Path, count: int) -> list[str]:
-    """The last ``count`` lines, read from the end; empty where there is no file."""
-    wanted: deque[str] = deque(maxlen=max(count, 0))
-    block = min(_MAX_READ_BYTES, max(64 * 1024, count * 400))
+    """The last ``count`` lines, read from the end (4 MiB at most); empty where there is no file."""
+    if count <= 0:
+        return []
     try:
         with path.open("rb") as log:
-            size = log.seek(0, 2)
-            start = max(0, size - block)
-            log.seek(start)
-            data = log.read(block)
+            size = log.seek(0, os.SEEK_END)
+            block = max(64 * 1024, count * 200)
+            while True:
+                block = min(block, size, _MAX_TAIL_BYTES)
+                log.seek(size - block)
+                data = log.read(block)
+                if block < size and (first := _LINE_BREAK.search(data)):
+                    data = data[first.end() :]  # what is before belongs to a line that begins further up
+                lines = split_lines(data)
+                if len(lines) >= count or block in (size, _MAX_TAIL_BYTES):
+                    return lines[-count:]
+                block *= 4
     except OSError:
         return []
-    lines = split_lines(data)
-    wanted.extend(lines[1:] if start and len(lines) > 1 else lines)
-    return list(wanted)

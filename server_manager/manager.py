@@ -17,11 +17,11 @@ from server_manager.catalogue import Catalogue
 from server_manager.client import ClientSession, ServerClient
 from server_manager.errors import InsufficientMemory, ManagerClosed, UnknownModel
 from server_manager.handle_store import HandleStore
-from server_manager.launch_plan import make_plan
+from server_manager.launch_plan import LaunchPlan, check_local_folder, make_plan
 from server_manager.launchers.base import Launcher, ProcessInfo
 from server_manager.model_spec import ModelSpec
-from server_manager.server_process import Dependencies, LaunchPlan, ServerProcess
-from server_manager.server_state import LIVE_STATES, ServerExit, ServerState, ServerStatus
+from server_manager.server_process import Dependencies, ServerProcess
+from server_manager.server_state import LIVE_STATES, ServerExit, ServerStatus
 from server_manager.settings import Settings
 from server_manager.shell_line import shell_line
 from server_manager.telemetry.base import DeviceSnapshot
@@ -44,7 +44,7 @@ class Server(Protocol):
     def processes(self) -> tuple[ProcessInfo, ...]: ...
     def client(self) -> ServerClient: ...
     def stream_lease(self) -> AbstractContextManager[None]: ...
-    def start(self) -> None: ...
+    def start(self) -> bool: ...
     async def ensure_ready(self) -> ServerClient: ...
     async def stop(self, *, now: bool = False) -> ServerExit | None: ...
     async def sleep(self, level: int = 1) -> None: ...
@@ -82,6 +82,7 @@ class ServerManager:
         for record in self._shared.store.load_all():
             server = self._process(record.name)
             if await server.adopt(record, shell_line(record.argv, record.env)):
+                self._servers[record.name] = server
                 log.info("adopted %s, pid %d", record.name, record.pid)
             else:
                 self._shared.store.remove(record.name)
@@ -121,7 +122,8 @@ class ServerManager:
             return server
         if name not in self.catalogue.names():
             raise UnknownModel(f"There is no model {name!r}.", f"Known: {', '.join(self.names())}.", name=name)
-        return self._process(name)
+        server = self._servers[name] = self._process(name)
+        return server
 
     def statuses(self) -> dict[str, ServerStatus]:
         """The status of every model, in the order of ``names()``."""
@@ -172,27 +174,30 @@ class ServerManager:
         self._require_open()
         target = self.server(name)
         other = self._servers.get(leaving) if leaving and leaving != name else None
-        if other is not None and not other.status.attached and other.status.state in LIVE_STATES:
-            if target.status.state in (ServerState.STOPPED, ServerState.FAILED):
-                self._stop_first[name] = other.name
-            else:
-                self._in_background(other.stop())
-        return self.start(name)
+        if other is None or other.status.attached or other.status.state not in LIVE_STATES:
+            return self.start(name)
+        self._remember(name)
+        self._stop_first[name] = other.name
+        if not target.start():  # it is up or starting: no plan of it will ask for the other's stop
+            del self._stop_first[name]
+            self._in_background(other.stop())
+        return target
 
     # Parts
 
     def _process(self, name: str) -> ServerProcess:
-        server = ServerProcess(name, lambda progress: self._plan(name, progress), self._shared)
-        self._servers[name] = server
-        return server
+        return ServerProcess(name, lambda progress: self._plan(name, progress), self._shared)
 
     async def _plan(self, name: str, progress: Callable[[str], None]) -> LaunchPlan:
         """Everything before the process: the other server's stop, the files, the memory."""
         self._require_open()
-        if leaving := self._stop_first.pop(name, None):
+        leaving = self._stop_first.pop(name, None)
+        spec = self.catalogue.get(name)
+        if spec.model not in bundled_models():
+            check_local_folder(spec, spec.model)  # before a server that serves is ended for one that cannot
+        if leaving:
             progress(f"stopping {leaving}")
             await self.server(leaving).stop()
-        spec = self.catalogue.get(name)
         devices = await self._devices()
         model = spec.model
         if model in bundled_models():

@@ -2,7 +2,8 @@
 
 vLLM ends every failed start with "Engine core initialization failed. See root cause above", far below the cause. The
 rule: an error that a worker or the engine's core logged first is the cause; without one it is the last exception that
-is not such a wrapper; a complaint of the command line's parser always wins.
+is not such a wrapper; a complaint of the command line's parser always wins. ``EngineDeadError`` is a wrapper too: it
+only says that the engine has gone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from server_manager.start_phase import strip_prefix
 _PARSER_COMPLAINT = re.compile(r"^vllm(?: \w+)?: error: (.+)$")
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|NotFound\w*)(?:: .*)?$")
 _PYDANTIC = re.compile(r"^(?:pydantic_core\S*ValidationError: )?\d+ validation errors? for \w+")
-_WRAPPERS = ("WorkerProc initialization failed", "Engine core initialization failed", "See root cause above")
+_WRAPPERS = (
+    "WorkerProc initialization failed",
+    "Engine core initialization failed",
+    "See root cause above",
+    "EngineDeadError",
+)
 _LOGGED_BY_ENGINE = re.compile(r"^\((?:EngineCore|Worker|VllmWorker)\S* pid=\d+\) ERROR ")
 _MAX_CHARS = 600
 

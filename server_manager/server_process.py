@@ -11,45 +11,39 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from server_manager.client import ClientSession, ServerClient
-from server_manager.errors import ChatError, ExitedDuringStart, NotAllowed, ServerManagerError, StartStalled, StopError
+from server_manager.errors import (
+    ChatError,
+    ExitedDuringStart,
+    ManagerClosed,
+    NotAllowed,
+    ServerManagerError,
+    StopError,
+)
 from server_manager.exit_report import report_end, report_survivors, start_error
 from server_manager.handle_store import HandleStore
-from server_manager.launchers.base import HandleRecord, Launcher, LaunchRequest, ProcessInfo, ServerHandle
-from server_manager.log_file import LogFollower
-from server_manager.progress_watch import ProgressWatch
-from server_manager.server_state import LIVE_STATES, ExitCause, ServerExit, ServerState, ServerStatus
+from server_manager.launch_plan import Planner
+from server_manager.launchers.base import HandleRecord, Launcher, ProcessInfo, ServerHandle
+from server_manager.polite_end import OpenStreams, end_politely
+from server_manager.readiness import until_ready
+from server_manager.server_state import ExitCause, ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
-from server_manager.start_phase import ORDER, StartPhase, phase_of
+from server_manager.start_phase import PhaseReached, StartPhase
 from server_manager.status_cell import StatusCell
+from server_manager.stop_request import StopRequest, StopRequested
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _SERVING = (ServerState.READY, ServerState.ASLEEP)
 _HEALTH_INTERVAL_READY = 2.0
 _ENGINE_DEATH_PATIENCE = 8.0
 """After ``/health`` says 503 vLLM takes about 5 s to exit; its log is complete then."""
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchPlan:
-    """A request with what is shown of it. Made anew for each start, from the model's file as it then is."""
-
-    request: LaunchRequest
-    command: str
-    """The line for a shell, without secrets."""
-    shutdown_timeout: float
-    """Seconds that vLLM lets open requests go on after SIGTERM."""
-
-
-Planner = Callable[[Callable[[str], None]], Awaitable[LaunchPlan]]
-"""Makes the plan of the next start; what it passes to its argument is shown as progress meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +56,6 @@ class Dependencies:
     session: ClientSession
 
 
-class _StopRequested(Exception):
-    """Raised inside a life when somebody asked for its end."""
-
-
 class ServerProcess:
     """A model's server: at most one tree of processes at a time."""
 
@@ -75,12 +65,13 @@ class ServerProcess:
         self._shared = shared
         self._settings = shared.settings
         self._cell = StatusCell(ServerStatus(name, since=time.time()))
-        self._life: asyncio.Task[None] | None = None
+        self._life: asyncio.Task[ServerExit] | None = None
+        self._stop = StopRequest()
+        self._again = False
+        """Whether a start was asked for while a life was ending."""
         self._handle: ServerHandle | None = None
-        self._stop_requested = asyncio.Event()
-        self._stop_asked_at = 0.0
         self._shutdown_timeout = shared.settings.shutdown_timeout
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._streams = OpenStreams()
         self._sleep_lock = asyncio.Lock()
 
     # What everyone may know
@@ -105,46 +96,55 @@ class ServerProcess:
             raise NotAllowed(f"{self.name} is not ready.", "Start it first.")
         return ServerClient(self._shared.session, self.status.base_url, self._handle.record.api_key)
 
-    @contextlib.contextmanager
-    def stream_lease(self) -> Iterator[None]:
-        """Held by the task that streams an answer: a stop cancels it when vLLM's patience is over.
-
-        vLLM's API server does not exit as long as a client is connected, however long ago it was told to.
-        """
-        task = asyncio.current_task()
-        assert task is not None
-        self._streams.add(task)
-        try:
-            yield
-        finally:
-            self._streams.discard(task)
+    def stream_lease(self) -> AbstractContextManager[None]:
+        """Held by the task that streams an answer: a stop cancels it when vLLM's patience is over."""
+        return self._streams.lease()
 
     # What everyone may ask for
 
-    def start(self) -> None:
-        """Begins a life, if none is on, and returns at once."""
-        if self._life is None or self._life.done():
+    def start(self) -> bool:
+        """Asks for a start and returns at once; whether that begins a new life (false: it joins the one that is on).
+
+        While the server ends, the new life begins when nothing of the old one is left.
+        """
+        if self._on is None:
+            # Any other state without a life is that of a server we have let go of.
+            if self.status.state not in (ServerState.STOPPED, ServerState.FAILED):
+                return False
             self._begin(self._live)
+            return True
+        self._again = self._again or self._ending
+        return self._ending
 
     async def ensure_ready(self) -> ServerClient:
         """A client of the server once it is ready: starts it, joins a start, waits for a stop, wakes it.
 
-        Raises ``StartError`` with the reason. Cancelling ends only the waiting.
+        Raises ``StartError`` with the reason, or ``ManagerClosed``. Cancelling ends only the waiting.
         """
         while True:
+            if (ending := self._on) is not None and self._ending:
+                await asyncio.wait({ending})
+                continue
             match self.status.state:
                 case ServerState.READY:
                     return self.client()
                 case ServerState.ASLEEP:
                     await self.wake()
-                case ServerState.STOPPING:
-                    await self._cell.wait_until(lambda status: status.state is not ServerState.STOPPING)
                 case _:
                     self.start()
-                    life = self._life
-                    await self._cell.wait_until(lambda status: status.state in _SERVING, unless_done=life)
-                    if self.status.state not in _SERVING:
-                        raise start_error(self.name, self.status.exit)
+                    await self._until_serving()
+
+    async def _until_serving(self) -> None:
+        """Waits for the start that is on. Raises ``StartError`` where it, and not a later one, did not succeed."""
+        life, stop = self._life, self._stop
+        assert life is not None
+        await self._cell.wait_until(lambda status: status.state in _SERVING, unless_done=life)
+        if stop.asked:  # in the moment in which it became ready
+            await asyncio.wait({life})
+        if life.cancelled():
+            raise ManagerClosed("vLLM Deck is shutting down.", f"{self.name} goes on; start the app again.")
+        if life.done():
+            raise start_error(self.name, life.result())
 
     async def stop(self, *, now: bool = False) -> ServerExit | None:
         """Ends the server and waits until nothing of it is left; its exit, or ``None`` if there was nothing to end.
@@ -152,25 +152,33 @@ class ServerProcess:
         Open answers may go on for ``shutdown_timeout`` unless ``now``. Raises ``StopError`` where a process outlives
         SIGKILL. Cancelling ends only the waiting.
         """
-        life = self._life
-        if life is None or life.done():
+        self._again = False
+        if (life := self._on) is None:
             return None
-        if not self._stop_requested.is_set():
-            self._stop_asked_at = time.monotonic()
-            self._stop_requested.set()
+        self._stop.ask()
         if now:
-            self._cancel_streams()
-        await asyncio.shield(life)
-        end = self.status.exit
-        if end is not None and end.code == StopError.code:
+            self._streams.cut()
+        await asyncio.wait({life})
+        if life.cancelled():
+            return None
+        end = life.result()
+        if end.code == StopError.code:
             raise StopError(end.message, end.next_step)
         return end
 
     async def leave(self) -> None:
-        """Lets go of the server without ending it (``--keep-servers``): the next app adopts it."""
-        if self._life is not None and self._handle is not None and not self._stop_requested.is_set():
-            self._life.cancel()
-            await asyncio.wait([self._life])
+        """Lets go of the server without ending it (``--keep-servers``): the next app adopts it.
+
+        A start that has no process yet is ended, and an end that is under way is waited for.
+        """
+        self._again = False
+        if (life := self._on) is None:
+            return
+        if self._handle is None:
+            self._stop.ask()
+        elif not self._ending:
+            life.cancel()
+        await asyncio.wait({life})
 
     async def adopt(self, record: HandleRecord, command: str) -> bool:
         """Takes over a server that an earlier app left; false where it is gone."""
@@ -213,47 +221,72 @@ class ServerProcess:
 
     # A life
 
-    def _begin(self, life: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._stop_requested.clear()
+    @property
+    def _on(self) -> asyncio.Task[ServerExit] | None:
+        """The present life, if there is one."""
+        return self._life if self._life is not None and not self._life.done() else None
+
+    @property
+    def _ending(self) -> bool:
+        return self._stop.asked or self.status.state is ServerState.STOPPING
+
+    def _begin(self, life: Callable[[], Coroutine[Any, Any, ServerExit]]) -> None:
+        self._again = False
+        self._stop = StopRequest()
         self._cell.transition(
-            ServerState.STARTING, started_at=time.time(), phase=StartPhase.PREPARE, exit=None, pid=None, detail=""
+            ServerState.STARTING,
+            started_at=time.time(),
+            ready_at=None,
+            phase=StartPhase.PREPARE,
+            exit=None,
+            pid=None,
+            detail="",
+            command="",
         )
         self._life = asyncio.create_task(life(), name=f"life of {self.name}")
+        self._life.add_done_callback(self._life_over)
 
-    async def _live(self) -> None:
-        """From the request to start until nothing is left. Never raises: the outcome is the last status."""
+    def _life_over(self, life: asyncio.Task[ServerExit]) -> None:
+        if self._again and not life.cancelled():
+            self.start()
+
+    async def _live(self) -> ServerExit:
+        """From the request to start until nothing is left; how it ended. Raises nothing."""
 
         async def start_and_serve() -> None:
-            plan = await self._unless_stopped(self._planner(lambda text: self._progress(StartPhase.PREPARE, text)))
+            plan = await self._stop.unless_asked(self._planner(self._preparing))
             self._shutdown_timeout = plan.shutdown_timeout
             self._handle = handle = await self._shared.launcher.launch(plan.request)
             self._shared.store.save(handle.record)
             await self._serve(handle, plan.command)
 
-        await self._until_over(start_and_serve())
+        return await self._until_over(start_and_serve())
 
-    async def _live_adopted(self, handle: ServerHandle, command: str) -> None:
+    async def _live_adopted(self, handle: ServerHandle, command: str) -> ServerExit:
         self._cell.update(started_at=handle.record.started_at)
-        await self._until_over(self._serve(handle, command))
+        return await self._until_over(self._serve(handle, command))
 
-    async def _until_over(self, life: Coroutine[Any, Any, None]) -> None:
+    async def _until_over(self, life: Coroutine[Any, Any, None]) -> ServerExit:
         """Runs a life and turns the way it ends into the last status."""
         began = time.monotonic()
         try:
             await life
-        except _StopRequested:
-            await self._finish(ServerExit(ExitCause.STOPPED, "Stopped."))
+        except StopRequested:
+            end = ServerExit(ExitCause.STOPPED, "Stopped.")
         except ServerManagerError as error:
-            await self._finish(self._report(error, time.monotonic() - began))
+            end = self._report(error, time.monotonic() - began)
         except Exception as error:  # whatever it is: the tree must be ended and the reason shown, not only logged
             log.exception("the life of %s ended unexpectedly", self.name)
             mistake = ServerManagerError(
                 f"vLLM Deck made a mistake: {error!r}.", "Please report it with the app's log."
             )
-            await self._finish(self._report(mistake, time.monotonic() - began))
+            end = self._report(mistake, time.monotonic() - began)
+        else:
+            raise AssertionError("a life ends by an exception")
+        return await self._finish(end)
 
     async def _serve(self, handle: ServerHandle, command: str) -> None:
-        """Until the server ends by itself (raises) or is asked to (``_StopRequested``)."""
+        """Until the server ends by itself (raises) or is asked to (``StopRequested``)."""
         record = handle.record
         self._cell.update(
             pid=handle.pid,
@@ -264,29 +297,7 @@ class ServerProcess:
             phase=StartPhase.IMPORT,
             detail="",
         )
-        await self._until_ready(handle)
-        await self._until_end(handle)
-
-    async def _until_ready(self, handle: ServerHandle) -> None:
-        """Reads the log and asks ``/health`` until it says 200."""
-        client = self.client()
-        follower = LogFollower(Path(handle.record.log_path))
-        watch = ProgressWatch(self._settings.stall_after)
-        while True:
-            for line in follower.read_new():
-                if reached := phase_of(line):
-                    self._progress(reached.phase, reached.detail)
-            if (returncode := handle.poll()) is not None:
-                raise ExitedDuringStart("vLLM ended before it served.", returncode=returncode)
-            if await self._unless_stopped(client.health()) == 200:
-                break
-            if watch.stalled(follower.offset, await asyncio.to_thread(handle.cpu_seconds)):
-                raise StartStalled(
-                    f"Nothing has moved for {watch.idle_s:.0f} s, in the phase “{self.status.phase}”.",
-                    "See its log; a download or a driver that hangs is the usual reason.",
-                )
-            await self._unless_stopped(asyncio.sleep(self._settings.health_interval))
-        served = await self._unless_stopped(client.models())
+        served = await until_ready(handle, self.client(), self._settings, self._stop, self._progress)
         self._cell.transition(
             ServerState.READY,
             ready_at=time.time(),
@@ -295,44 +306,52 @@ class ServerProcess:
             served_model_name=served[0].id if served else None,
             max_model_len=served[0].max_model_len if served else None,
         )
+        await self._until_end(handle)
 
     async def _until_end(self, handle: ServerHandle) -> None:
         """Watches a ready server until it ends (raises) or its end is asked for."""
         client = self.client()
         ended = asyncio.ensure_future(handle.wait())
-        stop = asyncio.ensure_future(self._stop_requested.wait())
+        stop = asyncio.ensure_future(self._stop.wait())
         try:
             while True:
                 await asyncio.wait({ended, stop}, timeout=_HEALTH_INTERVAL_READY, return_when=asyncio.FIRST_COMPLETED)
                 if stop.done():
-                    raise _StopRequested
+                    raise StopRequested
                 if ended.done():
                     raise ExitedDuringStart("vLLM ended while it served.", returncode=ended.result())
-                if await client.health() == 503:
-                    await asyncio.wait({ended}, timeout=_ENGINE_DEATH_PATIENCE)
+                if await self._stop.unless_asked(client.health()) == 503:
+                    await asyncio.wait(
+                        {ended, stop}, timeout=_ENGINE_DEATH_PATIENCE, return_when=asyncio.FIRST_COMPLETED
+                    )
                     raise ExitedDuringStart("vLLM's engine died while it served.", returncode=handle.poll())
         finally:
             ended.cancel()
             stop.cancel()
 
-    async def _finish(self, end: ServerExit) -> None:
-        """Ends what still lives, cleans up, and writes the last status of this life."""
-        asked, was_serving = self._stop_requested.is_set(), self.status.state in _SERVING
+    async def _finish(self, end: ServerExit) -> ServerExit:
+        """Ends what still lives, cleans up, and writes the last status of this life: ``end``, completed."""
+        asked, was_serving = self._stop.asked, self.status.state in _SERVING
         if asked and end.cause is not ExitCause.STOPPED:
             end = ServerExit(ExitCause.STOPPED, "Stopped.")
         self._cell.transition(ServerState.STOPPING)
         survivors: tuple[int, ...] = ()
         if (handle := self._handle) is not None:
             if asked and was_serving:
-                await self._end_politely(handle)
+                await end_politely(
+                    handle,
+                    self._streams,
+                    shutdown_timeout=self._shutdown_timeout,
+                    kill_after=self._settings.kill_after,
+                )
             survivors = await handle.kill()
             end = replace(end, returncode=handle.poll())
-        self._cancel_streams()
+        self._streams.cut()
         with contextlib.suppress(ServerManagerError):  # a record that cannot be removed names a dead pid: harmless
             self._shared.store.remove(self.name)
         self._handle = None
         if asked:
-            end = replace(end, seconds=time.monotonic() - self._stop_asked_at)
+            end = replace(end, seconds=time.monotonic() - self._stop.asked_at)
         if survivors:
             end = report_survivors(end, survivors)
         self._cell.transition(
@@ -344,23 +363,7 @@ class ServerProcess:
             phase=None,
             detail="",
         )
-
-    async def _end_politely(self, handle: ServerHandle) -> None:
-        """SIGTERM, patience for open answers, then their connections are cut; the rest is for SIGKILL."""
-        if handle.poll() is None:
-            handle.terminate()
-        if self._streams and not await self._ended_within(handle, self._shutdown_timeout + 0.5):
-            self._cancel_streams()
-        await self._ended_within(handle, self._settings.kill_after + self._shutdown_timeout)
-
-    @staticmethod
-    async def _ended_within(handle: ServerHandle, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while handle.poll() is None:
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(0.05)
-        return True
+        return end
 
     # Small parts
 
@@ -368,32 +371,8 @@ class ServerProcess:
         log_path = Path(self._handle.record.log_path) if self._handle else None
         return report_end(error, served=self.status.state in _SERVING, log_path=log_path, seconds=seconds)
 
-    def _progress(self, phase: StartPhase, detail: str) -> None:
-        """Notes a phase; one that is already passed is not gone back to (vLLM's processes log side by side)."""
-        now = self.status.phase
-        if self.status.state is ServerState.STARTING and (now is None or ORDER.index(phase) >= ORDER.index(now)):
-            self._cell.update(phase=phase, detail=detail)
+    def _preparing(self, text: str) -> None:
+        self._progress(PhaseReached(StartPhase.PREPARE, text))
 
-    def _cancel_streams(self) -> None:
-        for task in tuple(self._streams):
-            task.cancel("the server is stopped")
-
-    async def _unless_stopped(self, work: Awaitable[T]) -> T:
-        """The result of ``work``, or ``_StopRequested`` (and ``work`` cancelled) as soon as a stop is asked for."""
-        task = asyncio.ensure_future(work)
-        stop = asyncio.ensure_future(self._stop_requested.wait())
-        try:
-            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise _StopRequested
-            return task.result()
-        finally:
-            stop.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-
-
-def is_live(status: ServerStatus) -> bool:
-    """Whether processes of the server may exist."""
-    return status.state in LIVE_STATES
+    def _progress(self, reached: PhaseReached) -> None:
+        self._cell.update(phase=reached.phase, detail=reached.detail)

@@ -6,6 +6,7 @@ The lines are those of vLLM 0.25 to 0.32; a version that words one differently o
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -87,3 +88,19 @@ def phase_of(line: str) -> PhaseReached | None:
             detail = next((value for value in match.groupdict().values() if value), "")
             return PhaseReached(phase, detail)
     return None
+
+
+class StartProgress:
+    """How far a start has come, from its log's lines. Never goes back: vLLM's processes log side by side."""
+
+    def __init__(self) -> None:
+        self.reached = PhaseReached(StartPhase.IMPORT, "")
+
+    def take(self, lines: Iterable[str]) -> bool:
+        """Takes further lines; whether they tell anything new."""
+        before = self.reached
+        for line in lines:
+            reached = phase_of(line)
+            if reached and ORDER.index(reached.phase) >= ORDER.index(self.reached.phase):
+                self.reached = reached
+        return self.reached != before

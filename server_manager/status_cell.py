@@ -47,7 +47,7 @@ class StatusCell:
                 await changed.wait()
 
     async def wait_until(
-        self, condition: Callable[[ServerStatus], bool], *, unless_done: asyncio.Task[None] | None = None
+        self, condition: Callable[[ServerStatus], bool], *, unless_done: asyncio.Task[Any] | None = None
     ) -> None:
         """Returns once the condition holds, or once ``unless_done`` has ended."""
         while not condition(self.value) and not (unless_done is not None and unless_done.done()):
