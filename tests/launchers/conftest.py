@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
+from processes import FAKE_VLLM, eventually, free_port, is_serving, processes_with_marker
 
 from server_manager.launchers.base import LaunchRequest
 from server_manager.launchers.leftovers import SHARED_MEMORY
@@ -21,47 +19,9 @@ from server_manager.launchers.local_handle import LocalServerHandle
 from server_manager.launchers.process_tree import read_marker
 from server_manager.settings import Settings
 
-FAKE_VLLM = Path(__file__).resolve().parents[1] / "fake_vllm.py"
-DEADLINE_SECONDS = 30.0
+__all__ = ["eventually", "free_port", "is_serving", "processes_with_marker"]
 
-T = TypeVar("T")
 Launch = Callable[..., Awaitable[LocalServerHandle]]
-
-
-async def eventually(look: Callable[[], T], what: str) -> T:
-    """Polls until ``look`` returns something true, and returns it."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not (value := look()):
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        await asyncio.sleep(0.02)
-    return value
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def processes_with_marker(marker: str) -> list[int]:
-    """Every process, of whatever session, that carries the marker (zombies have no environment left)."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and read_marker(int(name)) == marker]
-
-
-def is_serving(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A temporary folder of this test alone, so that others that run at the same time are not mistaken for a leak."""
-    folder = Path(f"/tmp/dt-{os.getpid()}-{time.monotonic_ns() % 10**6}")
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    yield folder
-    folder.rmdir()
 
 
 @pytest.fixture
