@@ -3,23 +3,21 @@ import { ApiError, call, get, stream } from "./api.js";
 import { integer, phaseText } from "./format.js";
 import { t } from "./i18n.js";
 import { modelDefaults } from "./sampling.js";
+import { followEnd } from "./scroll.js";
 import { server, state, subscribe } from "./state.js";
+import { newConversation, ownConversation } from "./tab.js";
 
 const chat = {
-  id: localStorage.getItem("deck-conversation") ?? newId(),
+  id: null,
   turns: [],
   replaceFrom: null, // set by Edit: the next question takes the place of that turn
   pending: null, // the question being answered
   answer: { content: "", reasoning: "" },
   controller: null,
+  stopped: false, // by the reader
+  done: null, // the last frame of the answer
+  follow: null, // moves the view to the end of the conversation
 };
-
-function newId() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID() needs a secure context
-  const id = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  localStorage.setItem("deck-conversation", id);
-  return id;
-}
 
 // What Gradio's Chatbot shows
 
@@ -31,8 +29,14 @@ function messagesOf(turn) {
   const found = [message("user", turn.user)];
   if (turn.reasoning) found.push(message("assistant", turn.reasoning, { title: t("thought") }));
   const note = turn.note ? `\n\n*— ${turn.note === "stopped" ? t("stopped_note") : turn.note}*` : "";
-  if (turn.assistant || note) found.push(message("assistant", turn.assistant + note));
+  if (turn.assistant || note) found.push(message("assistant", closed(turn.assistant, note) + note));
   return found;
+}
+
+// Text that breaks off inside a block of code would take the note below into that block.
+function closed(text, note) {
+  const fences = text.match(/^ {0,3}```/gm)?.length ?? 0;
+  return note && fences % 2 ? `${text}\n\`\`\`` : text;
 }
 
 function showTurns() {
@@ -43,7 +47,22 @@ function showTurns() {
   const pane = document.getElementById("chat-pane");
   pane?.classList.toggle("has-turns", chat.turns.length > 0);
   pane?.classList.toggle("empty", shown.length === 0);
-  pane?.classList.toggle("busy", chat.pending != null);
+  if (chat.pending != null) pane?.classList.add("busy");
+}
+
+// Until Gradio has drawn the turns: the answer must not be gone from below before it is there.
+function turnsDrawn() {
+  return new Promise((drawn) => {
+    const turns = document.getElementById("turns");
+    const observer = new MutationObserver(end);
+    const limit = setTimeout(end, 500);
+    function end() {
+      observer.disconnect();
+      clearTimeout(limit);
+      drawn();
+    }
+    if (turns) observer.observe(turns, { childList: true, subtree: true });
+  });
 }
 
 function showLive(text) {
@@ -63,33 +82,19 @@ export function say(text, bad = false) {
   line.classList.toggle("bad", bad);
 }
 
-// The conversation scrolls with the text unless the reader has scrolled up.
 function followText() {
   const area = document.getElementById("conversation");
-  if (!area || area.dataset.follows) return;
-  area.dataset.follows = "yes";
-  let following = true;
-  area.addEventListener("scroll", () => {
-    following = area.scrollHeight - area.scrollTop - area.clientHeight < 40;
-  });
-  new MutationObserver(() => following && area.scrollTo({ top: area.scrollHeight })).observe(area, {
-    childList: true, subtree: true, characterData: true,
-  });
-  chat.follow = () => {
-    following = true;
-    area.scrollTo({ top: area.scrollHeight });
-  };
+  if (area && !chat.follow) chat.follow = followEnd(area);
 }
 
 // One question
 
-async function ask({ text, model, system, names, values }, replaceFrom) {
-  const name = model ?? state.model;
+async function ask({ text, system, names, values }, replaceFrom) {
+  const name = state.model;
   if (!name) return say(t("pick_first"), true);
-  chat.pending = text;
-  chat.answer = { content: "", reasoning: "" };
+  const again = replaceFrom != null && chat.replaceFrom == null; // Regenerate, not Edit
+  Object.assign(chat, { pending: text, replaceFrom, answer: { content: "", reasoning: "" }, stopped: false, done: null });
   chat.controller = new AbortController();
-  chat.replaceFrom = replaceFrom;
   showTurns();
   showLive("…");
   say("");
@@ -101,10 +106,11 @@ async function ask({ text, model, system, names, values }, replaceFrom) {
   let failed = null;
   try {
     await stream("/api/chat", body, chat.controller.signal, (frame) => (failed = take(frame, name) ?? failed));
+    if (!chat.done && !failed) failed = new Error(t("broke_off"));
   } catch (error) {
     if (error.name !== "AbortError") failed = error instanceof ApiError ? error : new Error(t("broke_off"));
   }
-  await finish(text, failed);
+  await finish(text, failed, again);
 }
 
 // Shows a frame; returns the error that it carries, if it does.
@@ -119,15 +125,16 @@ function take(frame, name) {
       showLive(liveText(chat.answer));
       return null;
     case "done":
-      say(summary(frame));
+      chat.done = frame;
+      say(summary(frame, name));
       return null;
     default:
       return new ApiError(frame);
   }
 }
 
-function summary(done) {
-  const context = server(state.model)?.max_model_len;
+function summary(done, name) {
+  const context = server(name)?.max_model_len;
   const used = (done.prompt_tokens ?? 0) + (done.completion_tokens ?? 0);
   return [
     done.first_token_s != null && t("first_token", { ms: integer(done.first_token_s * 1000) }),
@@ -139,24 +146,24 @@ function summary(done) {
 }
 
 // The answer moves up into the Chatbot. What was typed comes back where nothing of an answer came.
-async function finish(text, failed) {
+async function finish(text, failed, again) {
   const { content, reasoning } = chat.answer;
   const kept = Boolean(content || reasoning);
-  chat.controller = null;
   if (kept) {
     const keep = chat.replaceFrom ?? chat.turns.length;
     const note = failed ? failed.message : chat.stopped ? "stopped" : "";
     chat.turns = [...chat.turns.slice(0, keep), { user: text, assistant: content, reasoning, note }];
-    chat.replaceFrom = null;
-  } else {
+  } else if (!again) {
     window.deck.set("text", text);
-    if (!failed) say(t("stopped_note"));
   }
   if (failed) say(failed.message, true);
-  chat.stopped = false;
-  chat.pending = null;
-  if (!kept) chat.replaceFrom = null;
+  else if (!kept) say(t(chat.done ? "no_answer" : "stopped_note"));
+  Object.assign(chat, { pending: null, replaceFrom: null, controller: null });
+  const drawn = turnsDrawn();
   showTurns();
+  await drawn;
+  if (chat.pending != null) return; // the next question was asked meanwhile
+  document.getElementById("chat-pane")?.classList.remove("busy");
   showLive("");
   document.querySelector("#chat-text textarea")?.focus();
 }
@@ -167,7 +174,7 @@ export const actions = {
   say,
   send(inputs) {
     const text = (inputs.text ?? "").trim();
-    if (!text || chat.pending != null) return;
+    if (!text || chat.pending != null || !chat.id) return;
     window.deck.set("text", "");
     ask({ ...inputs, text }, chat.replaceFrom);
   },
@@ -202,11 +209,16 @@ export const actions = {
   },
 };
 
+// What the app knows of this conversation. Right after a reload it may still be about to put an answer aside.
 async function restore() {
   try {
-    chat.turns = (await get(`/api/conversations/${chat.id}`)).turns;
-  } catch {
-    chat.id = newId(); // somebody else's, after a change of user in this browser
+    const { turns, busy } = await get(`/api/conversations/${chat.id}`);
+    if (chat.pending != null) return;
+    chat.turns = turns;
+    if (busy) setTimeout(restore, 500);
+  } catch (error) {
+    if (error.code === "offline") return;
+    chat.id = newConversation(); // it is somebody else's, after a change of user in this browser
   }
   showTurns();
 }
@@ -220,11 +232,10 @@ function hint() {
   area.dataset.hint = t(key, { name: state.model });
 }
 
-export function startChat() {
+export async function startChat() {
   subscribe(hint);
-  restore();
-  modelDefaults();
   subscribe(followText);
+  modelDefaults();
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     if (chat.pending != null) actions.stop();
@@ -234,5 +245,6 @@ export function startChat() {
       say("");
       showTurns();
     }
-  });
+  });  chat.id = await ownConversation();
+  restore();
 }

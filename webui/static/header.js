@@ -3,6 +3,7 @@ import { post, serverPath } from "./api.js";
 import { UNKNOWN, gib, integer, phaseText } from "./format.js";
 import { t } from "./i18n.js";
 import { changed, isLive, refresh, server, state, subscribe } from "./state.js";
+import { recall, recallHere, remember } from "./tab.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
 let shownChoices = "";
@@ -127,7 +128,10 @@ function offerChoices() {
 // The dropdown was used: starts the model (and stops the one before, unless it is to be kept) and moves the chat over.
 export async function pick(name) {
   const before = state.model;
-  if (!name || !server(name) || name === before) return changed();
+  if (!name || !server(name) || name === before) {
+    shownChoices = ""; // something else was typed: the dropdown goes back to what is chosen
+    return changed();
+  }
   choose(name);
   if (state.me?.role !== "operator" || server(name).attached) return;
   const leaving = localStorage.getItem("deck-keep") === "yes" || !isLive(server(before)) ? null : before;
@@ -141,15 +145,18 @@ export async function pick(name) {
 
 export function choose(name) {
   state.model = name;
-  localStorage.setItem("deck-model", name);
+  remember("deck-model", name);
   changed();
 }
 
-// The model to begin with: the one picked here last, else one that is up or starting, else what the app offers.
+// The model to begin with: the one of this tab before its reload, else the one picked last if it is up, else one that
+// is up or starting, else what the app offers.
 function chooseFirst() {
   if (state.model || !state.snapshot) return;
   const { servers } = state.snapshot;
-  const mine = localStorage.getItem("deck-model");
+  const here = recallHere("deck-model");
+  if (server(here)) return choose(here);
+  const mine = recall("deck-model");
   const live = servers.find((s) => s.state === "ready") ?? servers.find((s) => s.state === "starting");
   const found = (isLive(server(mine)) ? mine : null) ?? live?.name ?? (server(mine) ? mine : null) ?? state.snapshot.default_model;
   if (found) choose(found);

@@ -11,6 +11,6 @@ export function t(key, values = {}) {
 }
 
 // Static HTML marks its texts with data-t.
-export function translateStatic(root = document) {
-  for (const element of root.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
+export function translateStatic() {
+  for (const element of document.querySelectorAll("[data-t]:empty")) element.textContent = t(element.dataset.t);
 }

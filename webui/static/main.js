@@ -5,7 +5,7 @@ import { startGpus } from "./gpus.js";
 import { pick, startHeader } from "./header.js";
 import { t, translateStatic } from "./i18n.js";
 import { startServers } from "./servers.js";
-import { run } from "./state.js";
+import { run, subscribe } from "./state.js";
 
 Object.assign(window.deck, { pick, chat: actions, form });
 
@@ -20,15 +20,16 @@ function whenBuilt(then) {
   observer.observe(document.documentElement, { childList: true, subtree: true });
 }
 
-// What a parameter does stands in its tooltip: under each slider it would be most of the column.
-function explainSampling() {
-  for (const element of document.querySelectorAll("[id^=sampling-]"))
-    if (element.id !== "sampling-reset") element.title = t(element.id.replace("-", "_"));
+// Gradio mounts its parts one by one, some only when they are opened: each gets its texts as soon as it is there.
+function addTexts() {
+  translateStatic();
+  // What a parameter does stands in its tooltip: under each slider it would be most of the column.
+  for (const element of document.querySelectorAll("[id^=sampling-]:not([title], #sampling-reset)"))
+    element.title = t(element.id.replace("-", "_"));
 }
 
 whenBuilt(async () => {
-  translateStatic();
-  explainSampling();
+  subscribe(addTexts);
   startHeader();
   startChat();
   startServers();

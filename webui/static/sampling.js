@@ -1,7 +1,9 @@
-// The sliders show the picked model's own recommended values until somebody moves one.
+// The sliders show the picked model's own recommended values, except for those that somebody has moved.
 import { get, modelPath } from "./api.js";
 import { server, state, subscribe } from "./state.js";
 
+const moved = new Set();
+let shownModel = null;
 let shownFor = "";
 
 async function show(name) {
@@ -9,8 +11,11 @@ async function show(name) {
   if (name !== state.model) return;
   const context = server(name)?.max_model_len ?? fromConfig;
   const updates = Object.entries(sampling).map(([field, value]) => {
-    if (field !== "max_tokens" || !context) return { __type__: "update", value };
-    return { __type__: "update", value: Math.min(value, context), maximum: context };
+    const update = { __type__: "update" };
+    if (field === "max_tokens" && context) Object.assign(update, { maximum: context, value: Math.min(value, context) });
+    else update.value = value;
+    if (moved.has(field)) delete update.value;
+    return update;
   });
   window.deck.set("sampling", ...updates);
 }
@@ -21,9 +26,17 @@ export function modelDefaults() {
     const key = `${state.model} ${server(state.model)?.max_model_len}`;
     if (!state.model || key === shownFor) return;
     shownFor = key;
+    if (state.model !== shownModel) moved.clear();
+    shownModel = state.model;
     show(state.model).catch(() => (shownFor = ""));
   });
-  document.addEventListener("click", (event) => {
-    if (event.target.id === "sampling-reset" && state.model) show(state.model);
+  document.addEventListener("input", ({ target }) => {
+    const control = target.closest?.("[id^=sampling-]");
+    if (control) moved.add(control.id.replace("sampling-", ""));
+  });
+  document.addEventListener("click", ({ target }) => {
+    if (target.id !== "sampling-reset" || !state.model) return;
+    moved.clear();
+    show(state.model).catch(() => (shownFor = "")); // then with the next snapshot
   });
 }

@@ -1,0 +1,224 @@
+"""The page as a person uses it, for tests: what can be seen on it and what can be done."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, expect
+
+from tools.chromium import find_chromium
+
+SECONDS = 1000.0
+"""In Playwright's unit."""
+PATIENCE = 60 * SECONDS
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def launch_chromium(playwright: Playwright) -> Browser:
+    """Chromium without a window. Where there is none the test is skipped, except in CI, where it fails."""
+    expect.set_options(timeout=PATIENCE)
+    path = find_chromium()
+    if path is None:
+        reason = "There is no Chromium: set CHROMIUM to its path."
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    return playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+
+
+class DeckPage:
+    """One tab of a browser with the page in it."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
+        self.url = url
+        self.page: Page = context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.expected_errors: list[str] = []
+        """Regular expressions."""
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("websocket", lambda socket: self.requests.append(socket.url))
+        self.page.on("console", lambda told: told.type == "error" and self.errors.append(told.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    @classmethod
+    def open(
+        cls,
+        browser: Browser,
+        url: str,
+        *,
+        model: str | None = None,
+        locale: str = "en-US",
+        size: tuple[int, int] = (1280, 800),
+        context: BrowserContext | None = None,
+        **options: Any,
+    ) -> DeckPage:
+        """A new person's browser, or one more tab of ``context``. ``model`` is chosen, not started."""
+        width, height = size
+        context = context or browser.new_context(
+            viewport={"width": width, "height": height}, locale=locale, timezone_id="UTC", **options
+        )
+        found = cls(context, url)
+        if model:
+            name = model.replace("'", "")
+            found.page.add_init_script(
+                f"if (!sessionStorage.getItem('deck-model')) sessionStorage.setItem('deck-model', '{name}')"
+            )
+        found.load()
+        return found
+
+    def load(self) -> None:
+        """Opens the page, or loads it again."""
+        self.page.goto(self.url)
+        self.wait_until_built()
+
+    def wait_until_built(self) -> None:
+        expect(self.text).to_be_visible()
+        expect(self.page.locator("#deck-live .meter").first).to_be_visible()
+
+    def close(self) -> None:
+        self.context.close()
+
+    # The chat
+
+    @property
+    def text(self) -> Locator:
+        return self.page.locator("#chat-text textarea")
+
+    @property
+    def live(self) -> Locator:
+        """The answer that is being made."""
+        return self.page.locator("#live-answer")
+
+    @property
+    def status(self) -> Locator:
+        return self.page.locator("#chat-status")
+
+    @property
+    def questions(self) -> Locator:
+        return self.page.locator("#turns .message.user")
+
+    @property
+    def answers(self) -> Locator:
+        return self.page.locator("#turns .message.bot")
+
+    def button(self, action: str) -> Locator:
+        return self.page.locator(f"#chat-{action}")
+
+    def send(self, text: str) -> None:
+        """Types a message and presses Enter."""
+        self.text.fill(text)
+        self.text.press("Enter")
+
+    def ask(self, text: str) -> str:
+        """The same, and waits for the end of the answer; its text."""
+        self.send(text)
+        self.wait_until_idle()
+        return self.answers.last.inner_text()
+
+    def wait_until_idle(self) -> None:
+        """Until no answer is being made."""
+        expect(self.text).to_have_value("")
+        expect(self.page.locator("#chat-pane")).not_to_have_class(re.compile(r"\bbusy\b"))
+
+    def wait_for_live_text(self, text: str | re.Pattern[str] = re.compile("word[0-9]")) -> None:
+        expect(self.live).to_contain_text(text)
+
+    def slider(self, name: str) -> Locator:
+        """The number beside a slider."""
+        return self.page.locator(f"#sampling-{name} input[type=number]")
+
+    def set_slider(self, name: str, value: float) -> None:
+        box = self.slider(name)
+        box.fill(str(value))
+        box.press("Tab")
+
+    # The header and the tabs
+
+    @property
+    def chip(self) -> Locator:
+        """The state of the chosen model."""
+        return self.page.locator("#deck-live .chip")
+
+    @property
+    def picker(self) -> Locator:
+        return self.page.locator("#model-picker input")
+
+    def choices(self) -> list[str]:
+        """What the dropdown offers."""
+        self.picker.click()
+        options = self.page.locator("#model-picker [role=option]")
+        expect(options.first).to_be_visible()
+        found = [text.replace("✓", "").strip() for text in options.all_inner_texts()]
+        self.page.keyboard.press("Escape")
+        self.picker.blur()
+        return found
+
+    def pick(self, model: str) -> None:
+        """Chooses a model in the dropdown."""
+        self.picker.click()
+        self.page.locator(f'#model-picker [role=option][data-value="{model}"]').click()
+
+    def open_tab(self, tab: str) -> None:
+        """``chat``, ``servers`` or ``gpus``."""
+        self.page.locator(f"#tab-{tab}-button").click()
+        expect(self.page.locator(f"#tab-{tab}")).to_be_visible()
+
+    def server(self, name: str) -> Locator:
+        """A model's card, or its line, on the Servers tab."""
+        return self.page.locator(f'#server-list [data-server="{name}"]')
+
+    def press(self, server: str, label: str) -> None:
+        self.server(server).get_by_role("button", name=label, exact=True).click()
+
+    def open_form(self) -> None:
+        """The form of the chosen server's model."""
+        self.page.get_by_role("tab", name="Model and flags").click()
+        expect(self.page.locator("#form-save")).to_be_visible()
+
+    def field(self, label: str) -> Locator:
+        """A field of that form."""
+        return self.page.locator("#server-side").get_by_label(label, exact=True).first
+
+    # What may not be
+
+    @property
+    def outside_requests(self) -> list[str]:
+        host = urlsplit(self.url).netloc
+        schemes = ("http", "https", "ws", "wss")
+        return [url for url in self.requests if urlsplit(url).scheme in schemes and urlsplit(url).netloc != host]
+
+    def unexpected_errors(self) -> list[str]:
+        return [
+            error for error in self.errors if not any(re.search(pattern, error) for pattern in self.expected_errors)
+        ]
+
+    def wider_than_the_window(self) -> list[str]:
+        """Elements that stick out at the right, and would make a phone scroll sideways."""
+        found: Sequence[str] = self.page.evaluate(
+            """() => {
+              const width = document.documentElement.clientWidth;
+              const clipped = (element) => {
+                for (let box = element.parentElement; box && box !== document.body; box = box.parentElement) {
+                  const { overflowX } = getComputedStyle(box);
+                  if (overflowX !== 'visible' && box.getBoundingClientRect().right <= width + 1) return true;
+                }
+                return false;
+              };
+              return [...document.querySelectorAll('body *')]
+                .filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > width + 1 && !clipped(e))
+                .map((e) => `${e.tagName} ${e.id} ${e.className}: ${Math.round(e.getBoundingClientRect().right)}`);
+            }"""
+        )
+        return list(found)

@@ -1,0 +1,329 @@
+"""A conversation as the person at the keyboard sees it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from browser.conftest import OpenPage
+from browser.deck_page import DeckPage
+from deck_app import DeckApp, eventually
+from playwright.sync_api import expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def slow(app: DeckApp, open_page: OpenPage) -> DeckPage:
+    """The page with a model that says a long text, 20 words a second."""
+    app.place.add_model("slow", tokens_per_second=20, answer_tokens=2000)
+    app.start("slow")
+    return open_page(app, model="slow")
+
+
+def running_requests(app: DeckApp, model: str) -> int | None:
+    metrics = next(s for s in app.get("/api/snapshot")["servers"] if s["name"] == model)["metrics"]
+    return metrics and metrics["num_requests_running"]
+
+
+def test_answer_streams_and_is_there_once(app: DeckApp, open_page: OpenPage) -> None:
+    app.place.add_model("steady", tokens_per_second=30, answer_tokens=60)
+    app.start("steady")
+    page = open_page(app, model="steady")
+    page.send("How are you?")
+    expect(page.questions).to_have_text("How are you?")
+    expect(page.text).to_have_value("")
+    page.wait_for_live_text("word0 word1")
+    begun = len(page.live.inner_text())
+    page.page.wait_for_function("n => document.querySelector('#live-answer').innerText.length > n", arg=begun)
+    page.wait_until_idle()
+    expect(page.answers).to_have_count(1)
+    expect(page.answers).to_have_text(" ".join(f"word{i}" for i in range(60)))
+    expect(page.live).to_be_hidden()
+    expect(page.status).to_contain_text("60 tokens")
+    expect(page.status).to_contain_text("tok/s")
+    expect(page.status).to_contain_text("/ 2,048")
+
+
+def test_answer_never_leaves_the_view_while_it_moves_up(app: DeckApp, open_page: OpenPage) -> None:
+    app.place.add_model("brief", tokens_per_second=60, answer_tokens=120)
+    app.start("brief")
+    page = open_page(app, model="brief")
+    page.send("Go")
+    page.wait_for_live_text()
+    # In each picture that is painted the last words seen so far are there, in one place or the other.
+    page.page.evaluate(
+        """() => {
+          const area = document.getElementById('conversation');
+          window.seen = []; window.counts = [];
+          const look = () => {
+            const shown = (e) => e && e.checkVisibility() ? e.innerText : '';
+            const bot = [...document.querySelectorAll('#turns .message.bot')].map(shown).join('');
+            const text = bot + shown(document.getElementById('live-answer'));
+            window.seen.push((text.match(/word\\d+/g) ?? []).length);
+            requestAnimationFrame(look);
+          };
+          requestAnimationFrame(look);
+        }"""
+    )
+    page.wait_until_idle()
+    expect(page.answers).to_contain_text("word119")
+    page.page.wait_for_function("window.seen.at(-1) === 120")
+    seen: list[int] = page.page.evaluate("window.seen")
+    assert seen == sorted(seen), "the text shrank for a moment"
+    assert max(seen) == 120, "the answer was there twice"
+
+
+def test_markdown_code_and_formulas_are_drawn(page: DeckPage) -> None:
+    page.ask("**bold**\n\n1. one\n2. two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nprint('x')\n```\n\n$$x^2$$\n\n\\(y_1\\)")
+    answer = page.answers.last
+    expect(answer.locator("strong")).to_have_text("bold")
+    expect(answer.locator("ol li")).to_have_count(2)
+    expect(answer.locator("table td")).to_have_count(2)
+    expect(answer.locator("pre code")).to_contain_text("print('x')")
+    expect(answer.locator(".katex")).to_have_count(2)
+
+
+HOSTILE = """\
+before <script>window.hacked = 1</script> <img src=x onerror="window.hacked = 2"> <svg onload="window.hacked = 3"></svg>
+
+[a link](javascript:window.hacked=4) <a href="javascript:window.hacked=5">another</a>
+<iframe srcdoc="<script>parent.hacked = 6</script>"></iframe>
+
+`<b>code</b>` and 1 < 2 > 0 after"""
+
+
+def test_nothing_in_a_text_ever_runs(page: DeckPage) -> None:
+    page.expected_errors.append("404")  # the picture "x" that the hostile text asks for
+    page.page.evaluate("window.hacked = 0")
+    page.ask(HOSTILE)
+    for message in (page.questions.last, page.answers.last):
+        expect(message).to_contain_text("before")
+        expect(message).to_contain_text("1 < 2 > 0 after")
+        expect(message.locator("code")).to_have_text("<b>code</b>")
+        for link in message.locator("a").all():
+            link.click()
+    page.wait_until_built()
+    assert page.page.evaluate("window.hacked") == 0
+    assert not page.page.locator("#conversation script, #conversation iframe, #conversation [onerror]").count()
+
+
+def test_text_that_looks_like_html_is_readable(page: DeckPage) -> None:
+    assert "Use List<String> and <div> here" in page.ask("Use `List<String>` and `<div>` here").replace("\n", " ")
+
+
+def test_stop_keeps_the_text_and_frees_vllm(app: DeckApp, slow: DeckPage) -> None:
+    slow.send("Tell me a lot")
+    slow.wait_for_live_text("word5")
+    eventually(lambda: running_requests(app, "slow") == 1, "the request is counted")
+    slow.button("stop").click()
+    slow.wait_until_idle()
+    expect(slow.answers).to_contain_text("word5")
+    expect(slow.answers).to_contain_text("stopped")
+    eventually(lambda: running_requests(app, "slow") == 0, "vLLM has dropped the request")
+
+
+def test_escape_stops_too(slow: DeckPage) -> None:
+    slow.send("Tell me a lot")
+    slow.wait_for_live_text("word3")
+    slow.page.keyboard.press("Escape")
+    slow.wait_until_idle()
+    expect(slow.answers).to_contain_text("word3")
+
+
+def test_stopped_in_a_block_of_code_the_note_stands_below_it(app: DeckApp, open_page: OpenPage) -> None:
+    app.place.add_model("coder", tokens_per_second=5, parrot=1)
+    app.start("coder")
+    page = open_page(app, model="coder")
+    page.send("```python\n" + "print('hello')\n" * 50)
+    page.wait_for_live_text("print")
+    page.button("stop").click()
+    page.wait_until_idle()
+    expect(page.answers.locator("em")).to_have_text("— stopped")
+
+
+def test_regenerate_replaces_the_answer(app: DeckApp, open_page: OpenPage) -> None:
+    app.place.add_model("echo", echo=1)
+    app.start("echo")
+    page = open_page(app, model="echo")
+    page.ask("First")
+    page.ask("Second")
+    page.set_slider("temperature", 1.5)
+    page.button("regenerate").click()
+    expect(page.answers.last).to_contain_text('"temperature": 1.5')
+    page.wait_until_idle()
+    expect(page.questions).to_have_text(["First", "Second"])
+    expect(page.answers).to_have_count(2)
+    # The answer that was replaced is not part of what the model gets to see.
+    assert page.answers.last.inner_text().count('"role": "assistant"') == 1
+
+
+def test_edit_replaces_the_last_turn(page: DeckPage) -> None:
+    page.ask("One")
+    page.ask("Tow")
+    page.button("edit").click()
+    expect(page.text).to_have_value("Tow")
+    expect(page.questions).to_have_text("One")
+    page.ask("Two")
+    expect(page.questions).to_have_text(["One", "Two"])
+    expect(page.answers).to_have_text(["One", "Two"])
+
+
+def test_escape_leaves_an_edited_message_as_it_was(page: DeckPage) -> None:
+    page.ask("One")
+    page.button("edit").click()
+    expect(page.questions).to_have_count(0)
+    page.text.press("Escape")
+    expect(page.questions).to_have_text("One")
+    expect(page.text).to_have_value("")
+
+
+def test_clear_forgets_everything(page: DeckPage) -> None:
+    page.ask("One")
+    page.button("clear").click()
+    expect(page.questions).to_have_count(0)
+    page.load()
+    expect(page.page.locator("#conversation")).to_have_attribute("data-hint", re.compile("quick is ready"))
+    expect(page.questions).to_have_count(0)
+
+
+def test_reload_brings_the_conversation_back(page: DeckPage) -> None:
+    page.ask("One")
+    page.ask("**Two**")
+    page.load()
+    expect(page.questions).to_have_text(["One", "Two"])
+    expect(page.answers).to_have_text(["One", "Two"])
+    page.ask("Three")
+    expect(page.answers).to_have_text(["One", "Two", "Three"])
+
+
+def test_reload_in_mid_answer_keeps_what_had_come(slow: DeckPage) -> None:
+    slow.send("Tell me a lot")
+    slow.wait_for_live_text("word5")
+    slow.load()
+    expect(slow.questions).to_have_text("Tell me a lot")
+    expect(slow.answers).to_contain_text("word5")
+
+
+def test_two_tabs_with_two_models_do_not_mix(app: DeckApp, page: DeckPage, open_page: OpenPage) -> None:
+    app.place.add_model("other", tokens_per_second=20, answer_tokens=60)
+    app.start("other")
+    page.ask("In the first tab")
+    second = open_page(app, model="other", context=page.context)
+    expect(second.questions).to_have_count(0)
+    second.send("In the second tab")
+    second.wait_for_live_text()
+    assert page.ask("First again") == "First again"  # while the other is being answered
+    second.wait_until_idle()
+    expect(second.answers).to_contain_text("word59")
+    for tab, texts in ((page, ["In the first tab", "First again"]), (second, ["In the second tab"])):
+        expect(tab.questions).to_have_text(texts)
+        tab.load()
+        expect(tab.questions).to_have_text(texts)
+    expect(page.picker).to_have_value(re.compile("quick"))
+    expect(second.picker).to_have_value(re.compile("other"))
+
+
+def test_a_new_tab_after_the_old_one_was_closed_goes_on(app: DeckApp, page: DeckPage, open_page: OpenPage) -> None:
+    page.ask("Remember me")
+    page.page.close()
+    again = open_page(app, model="quick", context=page.context)
+    expect(again.questions).to_have_text("Remember me")
+
+
+def test_message_to_a_stopped_model_starts_it(app: DeckApp, open_page: OpenPage) -> None:
+    app.place.add_model("late", ready_after=4, parrot=1)
+    page = open_page(app, model="late")
+    expect(page.page.locator("#conversation")).to_have_attribute("data-hint", re.compile("Sending a message starts it"))
+    page.send("Are you there?")
+    page.wait_for_live_text(re.compile("Starting late: .* s"))
+    expect(page.chip).to_have_text("starting")
+    page.wait_until_idle()
+    expect(page.answers).to_have_text("Are you there?")
+    expect(page.chip).to_have_text("ready")
+
+
+def test_failed_start_says_why_and_gives_the_message_back(app: DeckApp, open_page: OpenPage) -> None:
+    app.place.add_model("broken", ready_after=1, exit_code=1)
+    page = open_page(app, model="broken")
+    page.send("My long message")
+    expect(page.status).to_contain_text("broken did not start.")
+    expect(page.text).to_have_value("My long message")
+    expect(page.questions).to_have_count(0)
+    expect(page.chip).to_have_text("failed")
+
+
+def test_too_long_a_conversation_keeps_message_and_turns(app: DeckApp, open_page: OpenPage) -> None:
+    app.place.add_model("small", "max-model-len: 600\n", parrot=1)
+    app.start("small")
+    page = open_page(app, model="small")
+    page.ask("Short")
+    text = "word " * 700
+    page.send(text)
+    expect(page.status).to_contain_text("context")
+    expect(page.status).to_have_class(re.compile("bad"))
+    expect(page.text).to_have_value(text.strip())
+    expect(page.questions).to_have_text("Short")
+
+
+def test_server_killed_in_mid_answer_keeps_the_text(app: DeckApp, open_page: OpenPage) -> None:
+    app.place.add_model("fragile", tokens_per_second=20, answer_tokens=500, crash_after=40)
+    app.start("fragile")
+    page = open_page(app, model="fragile")
+    page.send("Tell me a lot")
+    expect(page.status).to_contain_text("broke off")
+    expect(page.answers).to_contain_text("word10")
+    expect(page.answers).to_contain_text("broke off")
+    expect(page.chip).to_have_text("failed")
+    page.load()
+    expect(page.answers).to_contain_text("word10")
+
+
+def test_reasoning_is_shown_apart(app: DeckApp, open_page: OpenPage) -> None:
+    app.place.add_model("thinker", "reasoning-parser: qwen3\n", reasoning_tokens=30, tokens_per_second=30)
+    app.start("thinker")
+    page = open_page(app, model="thinker")
+    page.send("Think")
+    expect(page.live.locator("blockquote")).to_contain_text("thought3")
+    page.wait_until_idle()
+    expect(page.page.locator("#turns")).to_contain_text("Thought")
+    expect(page.answers.last).to_contain_text("word7")
+
+
+def test_empty_message_does_nothing(page: DeckPage) -> None:
+    page.send("   \n ")
+    page.button("send").click()
+    assert page.ask("Real") == "Real"
+    expect(page.questions).to_have_text("Real")
+
+
+def test_enter_twice_sends_once(slow: DeckPage) -> None:
+    slow.text.fill("Once")
+    slow.text.press("Enter")
+    slow.text.press("Enter")
+    slow.wait_for_live_text()
+    slow.text.press("Enter")
+    slow.button("stop").click()
+    slow.wait_until_idle()
+    expect(slow.questions).to_have_text("Once")
+
+
+def test_shift_enter_breaks_the_line(page: DeckPage) -> None:
+    page.text.fill("one")
+    page.text.press("Shift+Enter")
+    page.text.press_sequentially("two")
+    expect(page.text).to_have_value("one\ntwo")
+    expect(page.questions).to_have_count(0)
+    page.text.press("Enter")
+    expect(page.questions.last.locator("br")).to_have_count(1)
+
+
+def test_text_typed_during_an_answer_stays(slow: DeckPage) -> None:
+    slow.send("Tell me a lot")
+    slow.wait_for_live_text("word3")
+    slow.text.fill("And then?")
+    slow.text.press("Enter")
+    slow.button("stop").click()
+    expect(slow.page.locator("#chat-pane")).not_to_have_class(re.compile(r"\bbusy\b"))
+    expect(slow.text).to_have_value("And then?")
+    expect(slow.questions).to_have_text("Tell me a lot")
