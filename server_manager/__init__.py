@@ -13,9 +13,9 @@ from server_manager.errors import (
 )
 from server_manager.generation_config import context_length, recommended_for
 from server_manager.log_file import tail
-from server_manager.manager import ServerManager
+from server_manager.manager import Server, ServerManager
 from server_manager.metrics_poller import MetricsPoller
-from server_manager.model_spec import ModelSpec
+from server_manager.model_spec import ModelSpec, option_error, option_warnings
 from server_manager.sampling import SAMPLING_PARAMS, SamplingParam, defaults_for, request_fields
 from server_manager.server_state import ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
@@ -40,6 +40,7 @@ __all__ = [
     "ProgressFrame",
     "Reading",
     "SamplingParam",
+    "Server",
     "ServerExit",
     "ServerManager",
     "ServerManagerError",
@@ -54,6 +55,8 @@ __all__ = [
     "context_length",
     "defaults_for",
     "is_secret",
+    "option_error",
+    "option_warnings",
     "parse_shell_line",
     "recommended_for",
     "request_fields",

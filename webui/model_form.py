@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from server_manager import (
@@ -15,6 +16,8 @@ from server_manager import (
     SpecError,
     context_length,
     is_secret,
+    option_error,
+    option_warnings,
     parse_shell_line,
     shell_line,
 )
@@ -74,12 +77,12 @@ def spec_from(name: str, form: Mapping[str, Any], catalogue: Catalogue) -> Model
     options: dict[str, object] = {
         key: _whole(key, value) for key, value in form["options"].items() if value not in (None, "")
     }
-    warnings: tuple[str, ...] = ()
+    warnings: list[str] = []
     if form["other_flags"].strip():
         line = f"vllm serve {shlex.quote(form['model'] or 'model')} {form['other_flags']}"
         others = parse_shell_line(line, name=name)
         options = {**others.options, **options}
-        warnings = others.warnings
+        warnings += others.warnings
     before = catalogue.get(name) if name in catalogue.names() else None
     kept = before.options if before else {}
     options = {
@@ -89,7 +92,12 @@ def spec_from(name: str, form: Mapping[str, Any], catalogue: Catalogue) -> Model
     env |= {_variable(key, value): value for key, value in form["env"].items() if value != MASK}
     env = {key: value for key, value in env.items() if key not in SOURCE_VARIABLES}
     env |= source_env(form["source"], form["mirror"])  # "default": what defaults.env says
-    return ModelSpec(name, form["model"], options, env, warnings=warnings)
+    spec = ModelSpec(name, form["model"], options, env)
+    for key, value in spec.options.items():
+        if problem := option_error(key, value):
+            raise SpecError(problem, key=key)
+        warnings += option_warnings(key, value)
+    return replace(spec, warnings=tuple(dict.fromkeys(warnings)))
 
 
 def source_of(env: Mapping[str, str]) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from server_manager import (
     ModelSpec,
     NotAllowed,
+    Server,
     ServerExit,
     ServerState,
     defaults_for,
@@ -54,6 +55,13 @@ async def operator_of(request: Request) -> User:
     if not user.is_operator:
         raise NotAllowed("Only an operator may do this.", "Ask somebody with the role “operator”.", role=True)
     return user
+
+
+def server_of(context: AppContext, name: str) -> Server:
+    """The server of a model. Raises ``UnknownModel``, or ``SpecError`` where the model's file cannot be read."""
+    if name not in context.manager.names():
+        context.manager.catalogue.get(name)
+    return context.manager.server(name)
 
 
 Context = Annotated[AppContext, Depends(context_of)]
@@ -127,7 +135,7 @@ async def models(context: Context, user: AnyUser) -> dict[str, Any]:
     """The catalogue with each model's state, and the files that could not be read."""
     catalogue = context.manager.catalogue
     statuses = context.manager.statuses()
-    specs = {name: catalogue.get(name) for name in catalogue.names()}
+    specs = {spec.name: spec for spec in catalogue.specs()}
     return {
         "models": [
             {
@@ -147,7 +155,7 @@ async def models(context: Context, user: AnyUser) -> dict[str, Any]:
 @router.get("/api/models/{name}")
 async def model(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """One model: its file, the command it makes, and the sampling that its authors recommend."""
-    status = context.manager.server(name).status
+    status = server_of(context, name).status
     if status.attached or name not in context.manager.catalogue.names():
         return {"name": name, "attached": status.attached, "sampling": defaults_for({}), "context_length": None}
     spec = context.manager.catalogue.get(name)
@@ -204,25 +212,26 @@ def parse(body: Command, context: Context, user: Operator) -> dict[str, Any]:
 
 
 @router.get("/api/servers/{name}")
-async def server(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
+async def one_server(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """One server: its state, address, command and, where it ended, how."""
-    return status_dict(context.manager.server(name).status)
+    return status_dict(server_of(context, name).status)
 
 
 @router.post("/api/servers/{name}/start", status_code=202)
 async def start(name: str, context: Context, user: Operator, options: StartOptions | None = None) -> dict[str, Any]:
     """Begins a start and answers at once; a server that is up or starting stays as it is."""
     leaving = options.leaving if options else None
-    if leaving:
-        context.manager.server(leaving)  # says so where there is none of that name
+    for known in filter(None, (name, leaving)):
+        server_of(context, known)  # says so where there is none of that name
     return status_dict(context.manager.switch(name, leaving).status)
 
 
 @router.post("/api/servers/{name}/stop")
 async def stop(name: str, context: Context, user: Operator) -> dict[str, Any]:
     """Stops the server and answers when nothing of it is left; `exit.seconds` is how long that took."""
-    end: ServerExit | None = await context.manager.stop(name)
-    return status_dict(context.manager.server(name).status) | {"stopped": end is not None}
+    server = server_of(context, name)
+    end: ServerExit | None = await server.stop()
+    return status_dict(server.status) | {"stopped": end is not None}
 
 
 @router.post("/api/servers/{name}/sleep")
@@ -230,17 +239,19 @@ async def sleep(
     name: str, context: Context, user: Operator, level: Annotated[int, Query(ge=1, le=2)] = 1
 ) -> dict[str, Any]:
     """vLLM's sleep mode; the model must have been started with `enable-sleep-mode` (CUDA only)."""
-    await context.manager.server(name).sleep(level)
-    return status_dict(context.manager.server(name).status)
+    server = server_of(context, name)
+    await server.sleep(level)
+    return status_dict(server.status)
 
 
 @router.post("/api/servers/{name}/wake")
 async def wake(name: str, context: Context, user: Operator) -> dict[str, Any]:
     """Wakes a sleeping server; one that is awake stays as it is."""
-    if not context.manager.server(name).status.attached and context.manager.server(name).status.state not in _UP:
+    server = server_of(context, name)
+    if not server.status.attached and server.status.state not in _UP:
         raise NotAllowed(f"{name} is not up.", "Start it.")
-    await context.manager.server(name).wake()
-    return status_dict(context.manager.server(name).status)
+    await server.wake()
+    return status_dict(server.status)
 
 
 @router.get("/api/servers/{name}/logs", response_class=PlainTextResponse)
@@ -248,7 +259,7 @@ async def logs(
     name: str, context: Context, user: Operator, tail_lines: Annotated[int, Query(alias="tail", ge=1, le=20_000)] = 200
 ) -> PlainTextResponse:
     """The last lines of the server's log, of this start or the last."""
-    if context.manager.server(name).status.attached:
+    if server_of(context, name).status.attached:
         raise NotAllowed(f"{name} is attached; its log is not here.", "Look where it was started.")
     lines = await asyncio.to_thread(tail, context.settings.logs_dir / f"{name}.log", tail_lines)
     return PlainTextResponse("".join(f"{line}\n" for line in lines))
