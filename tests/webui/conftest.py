@@ -41,6 +41,6 @@ def stopped(app: DeckApp) -> Iterator[DeckApp]:
 
 
 def _stop_all(app: DeckApp) -> None:
-    for server in app.get("/api/snapshot")["servers"]:
-        if server["state"] not in ("stopped", "failed") and not server["attached"]:
-            app.post(f"/api/servers/{server['name']}/stop")
+    for model in app.get("/api/models")["models"]:
+        if model["status"]["state"] not in ("stopped", "failed") and not model["status"]["attached"]:
+            app.post(f"/api/servers/{model['name']}/stop")
