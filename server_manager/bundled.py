@@ -105,7 +105,13 @@ async def _convert(gguf: Path, folder: Path, vllm_python: str) -> None:
 
 async def _run(*argv: str) -> None:
     """Runs the converter; a cancelled start ends it too. Raises ``LaunchError`` with its last line."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_VISIBLE_DEVICES": "",  # it is no work for a GPU, and another server may need all of its memory
+        "PYTHONSAFEPATH": "1",  # else our modules beside the script could be taken for others of the same name
+    }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     try:
         child = await asyncio.create_subprocess_exec(
@@ -117,7 +123,10 @@ async def _run(*argv: str) -> None:
         )
     except OSError as error:
         raise LaunchError(
-            f"{argv[0]} cannot be run: {error.strerror}.", "Set DECK_VLLM_PYTHON to the Python that has vLLM."
+            f"{argv[0]} cannot be run: {error.strerror}.",
+            "Set DECK_VLLM_PYTHON to the Python that has vLLM.",
+            argv=argv,
+            errno=error.errno,
         ) from error
     try:
         _, output = await child.communicate()
@@ -126,13 +135,21 @@ async def _run(*argv: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
             await child.wait()
+    if child.returncode and child.returncode < 0:
+        raise LaunchError(
+            f"The bundled model's conversion was ended by signal {-child.returncode}.",
+            "If the machine had no memory left (it takes 1 GB for a moment), stop something and start the model again.",
+            argv=argv,
+        )
     if child.returncode:
-        lines = output.decode("utf-8", "replace").strip().splitlines()
-        reason = lines[-1] if lines else f"exit code {child.returncode}"
-        if "No space left" in reason:
+        text = output.decode("utf-8", "replace").strip()
+        reason = text.splitlines()[-1] if text else f"exit code {child.returncode}"
+        if "No space left" in text:  # the words of Python and of safetensors, which writes the weights
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise LaunchError(
-            f"The bundled model could not be converted: {reason}", "Run `make setup`; vLLM's environment needs `gguf`."
+            f"The bundled model could not be converted: {reason}",
+            "Run `make setup`; vLLM's environment needs `gguf` and `accelerate`.",
+            argv=argv,
         )
 
 

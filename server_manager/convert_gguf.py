@@ -7,16 +7,20 @@ vLLM 0.32 reads GGUF only with a plugin, so the weights are dequantized once, to
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
 import sys
 from pathlib import Path
-
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 
 def convert(gguf: Path, out_dir: Path) -> None:
     """Writes ``config.json``, the weights, the tokenizer and ``generation_config.json`` into ``out_dir``."""
+    # Not above: they take seconds, in which the app may already be killed.
+    import torch  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
+
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
@@ -32,7 +36,17 @@ def convert(gguf: Path, out_dir: Path) -> None:
     path = out_dir / "generation_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(config | {"temperature": 0.0, "top_p": 1.0}, indent=2) + "\n", encoding="utf-8")
+    for written in out_dir.iterdir():  # on the disk before the folder gets its name: a power cut leaves no half model
+        with written.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def end_with_parent() -> None:
+    """Has the kernel kill this process when the app that started it is gone (Linux's ``PR_SET_PDEATHSIG``)."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 if __name__ == "__main__":
+    end_with_parent()
     convert(Path(sys.argv[1]), Path(sys.argv[2]))
