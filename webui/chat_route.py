@@ -21,6 +21,7 @@ from webui.snapshot import status_dict
 log = logging.getLogger(__name__)
 router = APIRouter()
 MAX_TEXT_CHARS = 2_000_000
+Number = int | Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Question(BaseModel):
@@ -30,7 +31,7 @@ class Question(BaseModel):
     model: str = Field(description="A name of the catalogue.")
     text: Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
     system_prompt: Annotated[str, Field(max_length=MAX_TEXT_CHARS)] = ""
-    sampling: dict[str, float | int | None] = Field(default_factory=dict)
+    sampling: dict[str, Number | None] = Field(default_factory=dict)
     replace_from: int | None = Field(None, ge=0, description="Index of the turn to answer anew.")
 
 
