@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from browser.deck_page import DeckPage, launch_chromium
 from deck_app import DeckApp, Place
 from playwright.sync_api import Browser, sync_playwright
+
+from browser.deck_page import DeckPage, launch_chromium
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,10 @@ def shared_app(place: Place) -> Iterator[DeckApp]:
 
 @pytest.fixture
 def app(shared_app: DeckApp) -> Iterator[DeckApp]:
-    """The same, with every server stopped after the test."""
+    """The same; after the test every server is stopped but ``quick``, which most tests use."""
     yield shared_app
     for server in shared_app.get("/api/snapshot")["servers"]:
-        if server["state"] not in ("stopped", "failed") and not server["attached"]:
+        if server["name"] != "quick" and server["state"] not in ("stopped", "failed") and not server["attached"]:
             shared_app.post(f"/api/servers/{server['name']}/stop")
 
 

@@ -144,6 +144,34 @@ class DeckPage:
         box.fill(str(value))
         box.press("Tab")
 
+    @property
+    def scroll(self) -> tuple[int, int]:
+        """How far the conversation is scrolled, and how far that is from its end, in pixels."""
+        top, left = self.page.evaluate(
+            """() => {
+              const area = document.getElementById('conversation');
+              return [area.scrollTop, area.scrollHeight - area.scrollTop - area.clientHeight].map(Math.round);
+            }"""
+        )
+        return top, left
+
+    def turn_wheel(self, pixels: int) -> None:
+        """Over the conversation (negative: up), and waits until the view has come to rest."""
+        box = self.page.locator("#conversation").bounding_box()
+        assert box is not None
+        self.page.mouse.move(box["x"] + 100, box["y"] + 100)
+        self.page.mouse.wheel(0, pixels)
+        self.page.evaluate(
+            """() => new Promise((rest) => {
+              const area = document.getElementById('conversation');
+              let top = null;
+              const look = setInterval(() => {
+                if (area.scrollTop === top) { clearInterval(look); rest(); }
+                top = area.scrollTop;
+              }, 250);
+            })"""
+        )
+
     # The header and the tabs
 
     @property
@@ -168,7 +196,8 @@ class DeckPage:
     def pick(self, model: str) -> None:
         """Chooses a model in the dropdown."""
         self.picker.click()
-        self.page.locator(f'#model-picker [role=option][data-value="{model}"]').click()
+        entry = re.compile(rf"^{re.escape(model)}( · .+)?$")
+        self.page.locator("#model-picker").get_by_role("option", name=entry).click()
 
     def open_tab(self, tab: str) -> None:
         """``chat``, ``servers`` or ``gpus``."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from browser.conftest import OpenPage
-from browser.deck_page import DeckPage
 from deck_app import DeckApp, eventually
 from playwright.sync_api import expect
+
+from browser.conftest import OpenPage
+from browser.deck_page import DeckPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -75,7 +76,8 @@ def test_answer_never_leaves_the_view_while_it_moves_up(app: DeckApp, open_page:
 
 
 def test_markdown_code_and_formulas_are_drawn(page: DeckPage) -> None:
-    page.ask("**bold**\n\n1. one\n2. two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nprint('x')\n```\n\n$$x^2$$\n\n\\(y_1\\)")
+    table = "| a | b |\n|---|---|\n| 1 | 2 |"
+    page.ask(f"**bold**\n\n1. one\n2. two\n\n{table}\n\n```python\nprint('x')\n```\n\n$$x^2$$\n\n\\(y_1\\)")
     answer = page.answers.last
     expect(answer.locator("strong")).to_have_text("bold")
     expect(answer.locator("ol li")).to_have_count(2)
