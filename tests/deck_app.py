@@ -159,7 +159,11 @@ class DeckApp:
             except httpx.HTTPError:
                 return False
 
-        eventually(up, f"the app at {self.url}")
+        try:
+            eventually(up, f"the app at {self.url}")
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def get(self, path: str, status: int = 200) -> Any:
