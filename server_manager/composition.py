@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -40,20 +41,25 @@ class Parts:
 
         Begins to start the model ``start``, by default the one used last, in the background unless ``no_start``.
         """
+        first: asyncio.Task[None] | None = None
         async with self.session:
             self.sampler.start()
             try:
                 await self.manager.open()
                 if not no_start:
-                    await self._start_first(start)
+                    # Beside the page: it must not wait for a driver that takes its time.
+                    first = asyncio.create_task(self._start_first(start), name="first start")
                 yield
             finally:
+                if first is not None:
+                    first.cancel()
+                    await asyncio.wait({first})
                 await self.manager.close()
                 await self.sampler.stop()
 
     async def _start_first(self, name: str | None) -> None:
-        devices = (await self.sampler.next_reading()).devices
         try:
+            devices = (await self.sampler.next_reading()).devices
             if chosen := name or self.manager.default_name(cpu_only=not devices):
                 self.manager.start(chosen)
         except ServerManagerError as error:  # the page is of use without it

@@ -57,7 +57,10 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
     key = options.pop("api-key", None)
     api_key = str(key[0] if isinstance(key, list) else key) if key else secrets.token_urlsafe(24)
     secrets_of_options = {
-        variable: str(options.pop(flag)) for flag, variable in SECRET_FLAGS.items() if options.get(flag) is not None
+        variable: str(options.pop(flag))
+        for flag, variable in SECRET_FLAGS.items()
+        # `hf-token: true` is no secret: it has vLLM take the token of `hf auth login`.
+        if options.get(flag) is not None and not isinstance(options[flag], bool)
     }
     port = _port(options.pop("port", None), spec)
     for name, value in _additions(options, cpu_only=cpu_only, settings=settings).items():

@@ -15,7 +15,7 @@ from server_manager.attached_server import AttachedServer
 from server_manager.bundled import bundled_models, converted_folder, ensure_converted
 from server_manager.catalogue import Catalogue
 from server_manager.client import ClientSession, ServerClient
-from server_manager.errors import InsufficientMemory, ManagerClosed, UnknownModel
+from server_manager.errors import InsufficientMemory, ManagerClosed, StartAborted, UnknownModel
 from server_manager.handle_store import HandleStore
 from server_manager.launch_plan import LaunchPlan, check_local_folder, make_plan
 from server_manager.launchers.base import Launcher, ProcessInfo
@@ -161,7 +161,11 @@ class ServerManager:
         """The server once it is ready. Raises what ``Server.ensure_ready`` raises."""
         self._require_open()
         server = self.server(name)
-        await server.ensure_ready()
+        try:
+            await server.ensure_ready()
+        except StartAborted:
+            self._require_open()  # then it was the app's end that ended the start
+            raise
         self._remember(name)
         return server
 

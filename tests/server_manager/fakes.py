@@ -1,0 +1,248 @@
+"""What the tests of servers, chat and manager have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from aiohttp import web
+from processes import eventually
+
+from server_manager.catalogue import Catalogue
+from server_manager.chat import ChatRequest, ChatService, DoneFrame, ProgressFrame, TextFrame
+from server_manager.client import ClientSession
+from server_manager.conversations import ConversationStore
+from server_manager.errors import LaunchError
+from server_manager.launch_plan import LaunchPlan
+from server_manager.launchers.base import HandleRecord, LaunchRequest, ProcessInfo
+from server_manager.launchers.local import create_launcher
+from server_manager.manager import Server, ServerManager
+from server_manager.server_state import ServerState
+from server_manager.settings import Settings
+from server_manager.telemetry.base import DeviceSnapshot
+
+OWNER = "somebody"
+CONVERSATION = "conversation-1"
+
+AddModel = Callable[..., str]
+"""The fixture ``add_model``."""
+
+
+class Deck:
+    """The parts of an app over real processes, without a page."""
+
+    def __init__(self, settings: Settings, session: ClientSession) -> None:
+        self.settings = settings
+        self.devices: Sequence[DeviceSnapshot] = ()
+        catalogue = Catalogue(settings.models_dir, settings.models_dir / "none-shipped")
+        self.launcher = create_launcher(settings)
+        self.manager = ServerManager(settings, catalogue, self.launcher, session, self._read_devices)
+        self.conversations = ConversationStore()
+        self.chat = ChatService(self.manager, self.conversations)
+
+    async def _read_devices(self) -> Sequence[DeviceSnapshot]:
+        return self.devices
+
+    async def ready(self, name: str) -> Server:
+        return await self.manager.ensure_ready(name)
+
+    async def reach(self, name: str, state: ServerState) -> None:
+        await eventually(lambda: self.manager.server(name).status.state is state, f"{name} is {state}")
+
+    def log(self, name: str) -> str:
+        return (self.settings.logs_dir / f"{name}.log").read_text(errors="replace")
+
+    async def running(self, name: str) -> int:
+        """Requests in the server, by its own count."""
+        metrics = await self.manager.server(name).client().metrics()
+        assert metrics is not None
+        assert metrics.num_requests_running is not None
+        return metrics.num_requests_running
+
+    async def reach_running(self, name: str, count: int) -> None:
+        deadline = time.monotonic() + 20
+        while (found := await self.running(name)) != count:
+            assert time.monotonic() < deadline, f"{found} requests in {name}"
+            await asyncio.sleep(0.02)
+
+    async def ask(
+        self, model: str, text: str = "hello", *, may_start: bool = True, owner: str = OWNER, **fields: Any
+    ) -> Answer:
+        """One whole answer."""
+        answer = Answer()
+        request = ChatRequest(fields.pop("conversation", CONVERSATION), model, text, **fields)
+        async with aclosing(self.chat.answer(request, owner=owner, may_start=may_start)) as frames:
+            async for frame in frames:
+                answer.add(frame)
+        return answer
+
+    @property
+    def turns(self) -> list[Any]:
+        return self.conversations.get(CONVERSATION, OWNER).turns
+
+
+class Answer:
+    """The frames of an answer, sorted by kind."""
+
+    def __init__(self) -> None:
+        self.progress: list[ProgressFrame] = []
+        self.texts: list[TextFrame] = []
+        self.done: DoneFrame | None = None
+
+    def add(self, frame: ProgressFrame | TextFrame | DoneFrame) -> None:
+        match frame:
+            case ProgressFrame():
+                self.progress.append(frame)
+            case TextFrame():
+                self.texts.append(frame)
+            case DoneFrame():
+                self.done = frame
+
+    @property
+    def content(self) -> str:
+        return "".join(frame.content for frame in self.texts)
+
+
+class StubServer:
+    """An HTTP server in the test's own process: what a model server answers, switched by the test."""
+
+    def __init__(self) -> None:
+        self.health = 503
+        self.requests: list[dict[str, Any]] = []
+        self.stream: Callable[[web.StreamResponse], Any] | None = None
+        self.rejection: tuple[int, bytes] | None = None
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> StubServer:
+        app = web.Application()
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/sleep", self._plain)
+        app.router.add_post("/wake_up", self._plain)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response(status=self.health)
+
+    async def _plain(self, request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "stub", "max_model_len": 2048}]})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(await request.json())
+        if self.rejection:
+            return web.Response(status=self.rejection[0], body=self.rejection[1])
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        assert self.stream is not None
+        await self.stream(response)
+        return response
+
+
+class FakeHandle:
+    """A tree of processes that does what the test says."""
+
+    def __init__(self, record: HandleRecord) -> None:
+        self.record = record
+        self.pid = record.pid
+        self.signals: list[str] = []
+        self.obeys_sigterm = True
+        self.unkillable: tuple[int, ...] = ()
+        self._code: int | None = None
+        self._ended = asyncio.Event()
+
+    def end(self, code: int) -> None:
+        self._code = code
+        self._ended.set()
+
+    def poll(self) -> int | None:
+        return self._code
+
+    def processes(self) -> tuple[ProcessInfo, ...]:
+        return ()
+
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+    async def wait(self) -> int:
+        await self._ended.wait()
+        assert self._code is not None
+        return self._code
+
+    def terminate(self) -> None:
+        self.signals.append("TERM")
+        if self.obeys_sigterm:
+            self.end(0)
+
+    async def kill(self) -> tuple[int, ...]:
+        self.signals.append("KILL")
+        await asyncio.sleep(0)
+        if self._code is None and not self.unkillable:
+            self.end(-9)
+        return self.unkillable
+
+
+class FakeLauncher:
+    """Launches ``FakeHandle``; ``gate`` holds a launch until it is set."""
+
+    def __init__(self) -> None:
+        self.handles: list[FakeHandle] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: LaunchError | None = None
+
+    @property
+    def handle(self) -> FakeHandle:
+        return self.handles[-1]
+
+    async def launch(self, request: LaunchRequest) -> FakeHandle:
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        record = HandleRecord(
+            name=request.name,
+            launcher="fake",
+            pid=2**22 + len(self.handles) + 1,
+            start_time=1.0,
+            port=request.port,
+            log_path=str(request.log_path),
+            tmpdir="",
+            api_key="key",
+            argv=request.argv,
+            env={},
+            started_at=time.time(),
+        )
+        request.log_path.parent.mkdir(parents=True, exist_ok=True)
+        request.log_path.write_text("")
+        self.handles.append(FakeHandle(record))
+        return self.handle
+
+    async def adopt(self, record: HandleRecord) -> FakeHandle | None:
+        self.handles.append(FakeHandle(replace(record)))
+        return self.handle
+
+
+def fake_plan(name: str, settings: Settings, port: int) -> LaunchPlan:
+    request = LaunchRequest(name, ("vllm", "serve", "m", "--enable-sleep-mode"), {}, settings.logs_dir / "x.log", port)
+    return LaunchPlan(request, "vllm serve m", shutdown_timeout=0.2)

@@ -1,0 +1,351 @@
+"""From a question to its answer, over real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fakes import CONVERSATION, OWNER, AddModel, Answer, Deck
+from processes import eventually
+
+from server_manager import attached_server
+from server_manager.chat import ChatRequest, DoneFrame, TextFrame
+from server_manager.client import ClientSession
+from server_manager.conversations import ConversationStore, Turn
+from server_manager.errors import ContextExceeded, NotAllowed, ServerUnreachable, SpecError, StartError, UnknownModel
+from server_manager.server_state import ServerState
+from server_manager.settings import Settings
+
+
+async def received(deck: Deck, text: str = "hello", **fields: Any) -> dict[str, Any]:
+    """The request as the server got it: the fake's echo."""
+    body: dict[str, Any] = json.loads((await deck.ask("echo", text, **fields)).content)
+    return body
+
+
+def answered(answer: Answer) -> DoneFrame:
+    assert answer.done is not None
+    return answer.done
+
+
+async def test_answer_of_a_server_that_must_start_first(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", ready_after=2.5)
+    answer = await deck.ask("m")
+    assert answer.content == "".join(f"word{i} " for i in range(8))
+    assert [frame.status.state for frame in answer.progress] == [ServerState.STARTING] * len(answer.progress)
+    assert len(answer.progress) >= 2
+    waited = [frame.elapsed_s for frame in answer.progress]
+    assert waited == sorted(waited)
+    assert any(frame.status.phase for frame in answer.progress)
+    done = answered(answer)
+    assert (done.finish_reason, done.prompt_tokens, done.completion_tokens) == ("stop", 5, 8)
+    assert done.first_token_s is not None
+    assert done.tokens_per_second is not None
+
+
+async def test_first_text_comes_at_once(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", answer_tokens=10, tokens_per_second=0.2)
+    await deck.ready("m")
+    async with aclosing(
+        deck.chat.answer(ChatRequest(CONVERSATION, "m", "hello"), owner=OWNER, may_start=True)
+    ) as frames:
+        assert await anext(frames) == TextFrame("word0 ", ""), "the second word is five seconds away"
+
+
+async def test_later_text_comes_in_frames(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", answer_tokens=300, tokens_per_second=300)
+    await deck.ready("m")
+    answer = await deck.ask("m")
+    assert answer.content == "".join(f"word{i} " for i in range(300))
+    assert 1 < len(answer.texts) < 100, "not a frame per token"
+    assert answered(answer).completion_tokens == 300
+
+
+async def test_32_chats_at_once_lose_nothing(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", answer_tokens=200, tokens_per_second=100)
+    await deck.ready("m")
+    answers = await asyncio.gather(*(deck.ask("m", conversation=f"conversation-{i}") for i in range(32)))
+    assert {answer.content for answer in answers} == {"".join(f"word{i} " for i in range(200))}
+    for index in range(32):
+        turns = deck.conversations.get(f"conversation-{index}", OWNER).turns
+        assert [turn.assistant for turn in turns] == [answers[0].content]
+    await deck.reach_running("m", 0)
+
+
+async def test_reasoning_is_kept_apart_and_never_sent_back(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", {"reasoning-parser": "qwen3"}, reasoning_tokens=3, answer_tokens=2)
+    answer = await deck.ask("m")
+    assert "".join(frame.reasoning for frame in answer.texts) == "thought0 thought1 thought2 "
+    assert answer.content == "word0 word1 "
+    assert deck.turns[0].reasoning == "thought0 thought1 thought2 "
+    add_model("echo", echo=1)
+    assert "thought" not in json.dumps(await received(deck))
+
+
+async def test_server_receives_system_prompt_history_and_sampling(deck: Deck, add_model: AddModel) -> None:
+    add_model("echo", {"served-model-name": "alias"}, echo=1)
+    first = await received(deck, "one", system_prompt="Be brief.", sampling={"temperature": 0.1, "top_k": 5})
+    assert first["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}]
+    assert (first["temperature"], first["top_k"], first["model"]) == (0.1, 5, "alias")
+    assert first["stream_options"] == {"include_usage": True}
+    second = await received(deck, "zwei €")
+    assert [message["role"] for message in second["messages"]] == ["user", "assistant", "user"]
+    assert second["messages"][0]["content"] == "one"
+    assert json.loads(second["messages"][1]["content"]) == first
+    assert second["messages"][2]["content"] == "zwei €"
+    assert "temperature" not in second
+    assert len(deck.turns) == 2
+
+
+async def test_sampling_that_makes_no_sense_is_refused(deck: Deck, add_model: AddModel) -> None:
+    add_model("echo", echo=1)
+    with pytest.raises(SpecError, match="temperature"):
+        await deck.ask("echo", sampling={"temperature": 9})
+    assert deck.turns == []
+
+
+async def test_max_tokens_is_what_the_context_leaves(deck: Deck, add_model: AddModel) -> None:
+    add_model("echo", {"max-model-len": 1000}, echo=1)
+    short = await received(deck, "word " * 5, sampling={"max_tokens": 100})
+    assert short["max_tokens"] == 100, "it fits as it is"
+    deck.conversations.clear(CONVERSATION, OWNER)
+    long = await received(deck, "word " * 900, sampling={"max_tokens": 800})
+    assert long["max_tokens"] == 1000 - 904
+    deck.conversations.clear(CONVERSATION, OWNER)
+    with pytest.raises(ContextExceeded, match="2,004 tokens") as caught:
+        await deck.ask("echo", "word " * 2000)
+    assert caught.value.facts == {"prompt_tokens": 2004, "max_model_len": 1000}
+
+
+async def test_question_that_is_too_long_is_not_kept(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", {"max-model-len": 100})
+    await deck.ask("m", "short")
+    with pytest.raises(ContextExceeded, match="shorten the message"):
+        await deck.ask("m", "word " * 200)
+    assert [turn.user for turn in deck.turns] == ["short"]
+    assert (await deck.ask("m", "short again")).content
+
+
+async def test_stop_keeps_the_text_so_far_and_frees_the_server(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", answer_tokens=10_000, tokens_per_second=50)
+    await deck.ready("m")
+    frames = deck.chat.answer(ChatRequest(CONVERSATION, "m", "hello"), owner=OWNER, may_start=True)
+    seen = ""
+    async with aclosing(frames):
+        async for frame in frames:
+            assert isinstance(frame, TextFrame)
+            seen += frame.content
+            if "word5 " in seen:
+                break
+        await deck.reach_running("m", 1)
+    assert [turn.assistant for turn in deck.turns] == [seen]
+    assert deck.turns[0].note == "stopped"
+    await deck.reach_running("m", 0)
+    assert not deck.conversations.get(CONVERSATION, OWNER).busy
+
+
+async def test_cancelled_request_is_a_stop_too(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", answer_tokens=10_000, tokens_per_second=50)
+    await deck.ready("m")
+    asking = asyncio.create_task(deck.ask("m"))
+    await deck.reach_running("m", 1)
+    await asyncio.sleep(0.2)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert deck.turns[0].assistant.startswith("word0 ")
+    await deck.reach_running("m", 0)
+
+
+async def test_tab_that_closes_while_the_server_starts_does_not_end_the_start(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", ready_after=2.5)
+    frames = deck.chat.answer(ChatRequest(CONVERSATION, "m", "hello"), owner=OWNER, may_start=True)
+    await anext(frames)
+    await frames.aclose()
+    assert deck.turns == []
+    await deck.reach("m", ServerState.READY)
+
+
+async def test_a_turn_is_replaced_with_all_that_follow_it(deck: Deck, add_model: AddModel) -> None:
+    add_model("echo", echo=1)
+    for text in ("one", "two", "three"):
+        await deck.ask("echo", text)
+    again = await received(deck, "zwei", replace_from=1)
+    assert [m["content"] for m in again["messages"] if m["role"] == "user"] == ["one", "zwei"]
+    assert [turn.user for turn in deck.turns] == ["one", "zwei"]
+    await deck.ask("echo", "at the end", replace_from=99)
+    assert [turn.user for turn in deck.turns] == ["one", "zwei", "at the end"]
+
+
+async def test_a_replacement_that_fails_leaves_the_turns(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", {"max-model-len": 100})
+    await deck.ask("m", "one")
+    with pytest.raises(ContextExceeded):
+        await deck.ask("m", "word " * 200, replace_from=0)
+    assert [turn.user for turn in deck.turns] == ["one"]
+
+
+async def test_second_tab_of_a_conversation_has_to_wait(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", answer_tokens=10_000, tokens_per_second=50)
+    await deck.ready("m")
+    asking = asyncio.create_task(deck.ask("m"))
+    await deck.reach_running("m", 1)
+    with pytest.raises(NotAllowed, match="being answered already"):
+        await deck.ask("m", "me too")
+    with pytest.raises(NotAllowed):
+        deck.conversations.clear(CONVERSATION, OWNER)
+    assert await deck.running("m") == 1
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    deck.conversations.clear(CONVERSATION, OWNER)
+
+
+async def test_conversation_of_somebody_else(deck: Deck, add_model: AddModel) -> None:
+    add_model("m")
+    await deck.ask("m", owner="anna")
+    with pytest.raises(NotAllowed, match="somebody else's"):
+        await deck.ask("m", owner="berta")
+    with pytest.raises(NotAllowed):
+        deck.conversations.clear(CONVERSATION, "berta")
+    assert len(deck.conversations.get(CONVERSATION, "anna").turns) == 1
+
+
+async def test_leader_killed_in_mid_answer(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", answer_tokens=10_000, tokens_per_second=50)
+    server = await deck.ready("m")
+    asking = asyncio.create_task(deck.ask("m"))
+    await deck.reach_running("m", 1)
+    await asyncio.sleep(0.2)
+    assert server.status.pid is not None
+    os.kill(server.status.pid, signal.SIGKILL)
+    with pytest.raises(ServerUnreachable, match="vLLM ended while it served") as caught:
+        await asking
+    assert "Send again to start it" in caught.value.next_step
+    assert deck.turns[0].assistant.startswith("word0 ")
+    assert "vLLM ended while it served" in deck.turns[0].note
+
+
+async def test_answer_after_a_crash_starts_the_server_again(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", answer_tokens=10, tokens_per_second=100, crash_after=15)
+    assert (await deck.ask("m")).content.split()[-1] == "word9"
+    with pytest.raises(ServerUnreachable):
+        await deck.ask("m")
+    add_model("m", answer_tokens=10)
+    assert (await deck.ask("m")).content.split()[-1] == "word9"
+    assert [bool(turn.note) for turn in deck.turns] == [False, True, False]
+
+
+async def test_start_that_fails_is_told(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", exit_code=1)
+    with pytest.raises(StartError, match="m did not start"):
+        await deck.ask("m")
+    assert deck.turns == []
+
+
+async def test_user_who_may_not_start(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", {"enable-sleep-mode": True})
+    with pytest.raises(NotAllowed, match="Ask an operator"):
+        await deck.ask("m", may_start=False)
+    assert deck.manager.server("m").status.state is ServerState.STOPPED
+    server = await deck.ready("m")
+    assert (await deck.ask("m", may_start=False)).content
+    await server.sleep()
+    assert (await deck.ask("m", may_start=False)).content, "waking is for everybody"
+
+
+async def test_unknown_model(deck: Deck, add_model: AddModel) -> None:
+    add_model("m")
+    with pytest.raises(UnknownModel):
+        await deck.ask("nope")
+    assert not deck.conversations.get(CONVERSATION, OWNER).busy
+
+
+async def test_sleeping_server_is_woken_by_a_question(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", {"enable-sleep-mode": True}, sleep_seconds=0.3)
+    server = await deck.ready("m")
+    await server.sleep()
+    assert (await deck.ask("m")).content
+    assert server.status.state is ServerState.READY
+
+
+async def test_attached_server_answers_and_its_end_is_noticed(
+    deck: Deck,
+    settings: Settings,
+    session: ClientSession,
+    add_model: AddModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attached_server, "_PROBE_INTERVAL", 0.2)
+    add_model("m", answer_tokens=3)
+    owner_of_it = await deck.ready("m")
+    client = owner_of_it.client()
+    monkeypatch.setenv("DECK_ATTACH_API_KEY", client._api_key or "")
+    other = Deck(replace(settings, attach={"remote": f"{client.base_url}/v1/"}), session)
+    await other.manager.open()
+    try:
+        assert other.manager.names()[0] == "remote"
+        assert (await other.ask("remote", may_start=False)).content == "word0 word1 word2 "
+        remote = other.manager.server("remote")
+        assert remote.status.attached
+        assert remote.status.max_model_len == 2048
+        for refused in (remote.stop(), remote.sleep(), remote.wake()):
+            with pytest.raises(NotAllowed, match="attached"):
+                await refused
+        other.manager.switch("remote", leaving="remote")
+        other.manager.start("remote")
+        await deck.manager.stop("m")
+        await other.reach("remote", ServerState.FAILED)
+        assert remote.status.exit is not None
+        assert "does not answer" in remote.status.exit.message
+        with pytest.raises(ServerUnreachable, match="does not answer"):
+            await other.ask("remote")
+    finally:
+        await other.manager.close()
+
+
+async def test_switch_to_an_attached_server_stops_the_one_left(
+    deck: Deck, settings: Settings, session: ClientSession, add_model: AddModel
+) -> None:
+    add_model("m")
+    add_model("remote-m")
+    base_url = (await deck.ready("remote-m")).client().base_url
+    other = Deck(replace(settings, attach={"remote": base_url}), session)
+    await other.ready("m")
+    try:
+        other.manager.switch("remote", leaving="m")
+        await other.reach("m", ServerState.STOPPED)
+    finally:
+        await other.manager.close()
+
+
+def test_conversations_that_were_used_longest_ago_go() -> None:
+    store = ConversationStore(limit=2)
+    store.get("conversation-1", "a").turns.append(Turn("x"))
+    store.get("conversation-2", "a")
+    store.get("conversation-1", "a")
+    store.get("conversation-3", "a")
+    assert store.get("conversation-1", "a").turns
+    assert not store.get("conversation-2", "b").turns, "anybody's now"
+
+
+@pytest.mark.parametrize("bad", ["", "short", "x" * 65, "../etc/passwd", "a b c d e f"])
+def test_malformed_conversation_ids(bad: str) -> None:
+    with pytest.raises(NotAllowed, match="id of a conversation"):
+        ConversationStore().get(bad, "a")
+
+
+async def test_attached_server_that_is_not_there(
+    settings: Settings, session: ClientSession, add_model: AddModel
+) -> None:
+    deck = Deck(replace(settings, attach={"remote": "http://127.0.0.1:9"}), session)
+    await deck.manager.open()
+    await eventually(lambda: deck.manager.server("remote").status.state is ServerState.FAILED, "it is noticed")
+    with pytest.raises(ServerUnreachable):
+        await deck.ask("remote", may_start=False)
+    await deck.manager.close()
