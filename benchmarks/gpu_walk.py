@@ -88,7 +88,7 @@ class Walk:
     def chat(self, name: str) -> None:
         began = time.monotonic()
         body = {
-            "conversation": f"walk-{name}"[:60],
+            "conversation": f"walk{time.time_ns()}",
             "model": name,
             "text": "Tell me about GPUs.",
             "sampling": {"max_tokens": 256, "temperature": 1.0},
@@ -143,6 +143,7 @@ def main() -> None:
         finally:
             walk.app.kill()
             walk.app.wait()
+        time.sleep(3)  # the guardian tidies up after the processes are gone
         left = sorted(path.name for path in Path(tempfile.gettempdir()).glob("deck-*"))
     kill = {"seconds": round(seconds, 2), "mib_before": round(at_kill / _MIB), "mib_after": round(used() / _MIB)}
     print("SIGKILL of the app:", json.dumps(kill), "left in TMPDIR:", left, flush=True)

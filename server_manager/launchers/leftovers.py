@@ -10,7 +10,7 @@ import os
 import stat
 
 SHARED_MEMORY = "/dev/shm"
-SHARED_MEMORY_PREFIXES = ("psm_", "sem.mp-", "nccl-", "torch_", "cuda.shm.", "vllm_", "VLLM_")
+SHARED_MEMORY_PREFIXES = ("psm_", "sem.mp-", "sem.loky-", "nccl-", "torch_", "cuda.shm.", "vllm_", "VLLM_")
 """Made by Python's shared_memory and multiprocessing, NCCL, torch, CUDA and vLLM. Only these are ever removed: people
 also keep model files in /dev/shm, and vLLM maps those just the same."""
 TMPDIR_PREFIX = "deck-"
@@ -30,8 +30,12 @@ def shared_memory_candidates() -> set[str]:
 
 
 def mapped_shared_memory(pids: list[int], names: set[str]) -> set[str]:
-    """Those of ``names`` that one of the processes has mapped. Reading the maps of a torch process takes some ms."""
-    found: set[str] = set()
+    """Those of ``names`` that one of the processes has mapped. Reading the maps of a torch process takes some ms.
+
+    loky's semaphores ("sem.loky-PID-…", through joblib on CUDA) are not mapped for long, but bear their maker's pid.
+    """
+    makers = {str(pid) for pid in pids}
+    found = {name for name in names if name.startswith("sem.loky-") and name.split("-")[1] in makers}
     if not names:
         return found
     start = f" {SHARED_MEMORY}/".encode()
