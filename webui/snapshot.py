@@ -44,6 +44,7 @@ class Snapshot:
 
     def _document(self, reading: Reading | None) -> dict[str, Any]:
         now = time.time()
+        trusting = {spec.name for spec in self._manager.catalogue.specs() if spec.trust_remote_code}
         servers = []
         for name, status in self._manager.statuses().items():
             metrics = self._poller.latest.get(name)
@@ -54,6 +55,7 @@ class Snapshot:
                     "gpu_bytes": reading.gpu_bytes.get(name) if reading else None,
                     "pids": reading.pids.get(name, ()) if reading else (),
                     "metrics": metrics,
+                    "trust_remote_code": name in trusting,
                 }
             )
         return {

@@ -46,6 +46,7 @@ function facts(s) {
   if (s.state === "ready" && s.started_at && s.ready_at && s.ready_at > s.started_at)
     found.push(t("started_in", { d: duration(s.ready_at - s.started_at) }));
   if (s.kept) found.push(t("kept"));
+  if (s.trust_remote_code) found.push(t("trusts_remote_code"));
   return found.join(" · ");
 }
 
@@ -123,7 +124,8 @@ function draw() {
   const open = servers.filter((s) => isLive(s) || s.state === "failed" || s.attached);
   const rest = servers.filter((s) => !open.includes(s));
   render(
-    html`${open.length ? open.map(card) : html`<p class="empty">${t("no_servers")}</p>`}
+    html`${(state.snapshot.problems ?? []).map((text) => html`<div class="banner bad" role="alert">${text}</div>`)}
+      ${open.length ? open.map(card) : html`<p class="empty">${t("no_servers")}</p>`}
       <div class="server-lines">${rest.map(line)}</div>`,
     target,
   );
