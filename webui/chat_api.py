@@ -7,10 +7,11 @@ that many know.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import gradio as gr
 
-from server_manager import ChatError, NotAllowed, ServerManagerError, request_fields
+from server_manager import NotAllowed, ServerManagerError, request_fields
 from webui.context import AppContext
 
 
@@ -46,10 +47,11 @@ def register_chat_api(context: AppContext) -> None:
             messages.append({"role": "user", "content": message})
             text = ""
             served = server.status.served_model_name or model
-            async for piece in server.client().stream_with_openai(served, messages, fields):
-                text += piece
-                yield text
-        except (ServerManagerError, ChatError) as error:
+            async with aclosing(server.client().stream_with_openai(served, messages, fields)) as pieces:
+                async for piece in pieces:
+                    text += piece
+                    yield text
+        except ServerManagerError as error:
             raise gr.Error(str(error)) from error
 
     gr.api(chat, api_name="chat", concurrency_limit=None)

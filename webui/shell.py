@@ -14,4 +14,4 @@ class Shell:
 
     picker: gr.Dropdown
     t: Any
-    """``gr.I18n``: ``t("key")`` is a text that the browser puts into the reader's language."""
+    """``gr.I18n``: ``t("send")`` is a text that the browser puts into the reader's language."""
