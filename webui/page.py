@@ -92,5 +92,7 @@ def mount_options() -> dict[str, object]:
         "ssr_mode": False,
         "run_history": False,
         "show_error": False,
+        "max_file_size": 1,  # bytes: nothing here takes files, and nobody shall fill the disk with them
+        "enable_monitoring": False,
         "pwa": False,
     }

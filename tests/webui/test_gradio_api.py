@@ -88,6 +88,12 @@ def test_several_are_answered_at_once(stopped: DeckApp, client: Client) -> None:
     eventually(lambda: requests_in(stopped, "slow") == 0, "the end of what was cancelled")
 
 
+def test_nobody_fills_the_disk_with_files(app: DeckApp) -> None:
+    response = app.http.post("/gradio_api/upload", files={"files": ("x.txt", b"x" * 1000)})
+    assert response.status_code >= 400
+    assert list(app.place.tmpdir.rglob("x.txt")) == []
+
+
 def test_client_that_goes_away_ends_its_request(stopped: DeckApp) -> None:
     stopped.start("slow")
     event = next(event["id"] for event in stopped.get("/config")["dependencies"] if event["api_name"] == "chat")
