@@ -105,8 +105,8 @@ def test_starts_the_model_used_last(run: Run) -> None:
 
 def test_unknown_model_to_start_is_said_on_the_page_too(run: Run) -> None:
     app = run("--start", "nosuch", start=True)
+    (problem,) = eventually(lambda: app.get("/api/snapshot")["problems"], "the problem")
     assert "There is no model 'nosuch'" in app.stderr
-    (problem,) = app.get("/api/snapshot")["problems"]
     assert "There is no model 'nosuch'" in problem
     assert "quick" in problem
     assert app.get("/")
