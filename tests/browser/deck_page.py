@@ -15,7 +15,7 @@ from tools.chromium import find_chromium
 
 SECONDS = 1000.0
 """In Playwright's unit."""
-PATIENCE = 60 * SECONDS
+PATIENCE = 15 * SECONDS
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -218,7 +218,8 @@ class DeckPage:
 
     def field(self, label: str) -> Locator:
         """A field of that form."""
-        return self.page.locator("#server-side").get_by_label(label, exact=True).first
+        title = self.page.locator(f'[data-testid="block-info"]:text-is("{label}")')
+        return self.page.locator("#server-side .block").filter(has=title).locator("input, textarea").first
 
     # What may not be
 

@@ -10,6 +10,8 @@ const FIELDS = [
   "gpu-memory-utilization", "dtype", "quantization", "chat-template", "trust-remote-code", "other_flags",
 ];
 const PLAIN = new Set(["name", "model", "source", "mirror", "other_flags"]);
+let env = {}; // variables of the model that is shown: the form has no field for them, but keeps them
+let typing = null;
 let asked = 0;
 
 function bodyOf(values) {
@@ -19,7 +21,7 @@ function bodyOf(values) {
     if (!PLAIN.has(field) && found[field] != null && found[field] !== "" && found[field] !== false)
       options[field] = found[field];
   const { name, model, source, mirror, other_flags } = found;
-  return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", options }];
+  return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", options, env }];
 }
 
 function show({ warnings = [], command_lines: command = "", path = null, shipped = true, message = "", bad = false }) {
@@ -41,6 +43,7 @@ function show({ warnings = [], command_lines: command = "", path = null, shipped
 }
 
 function fill(found) {
+  env = found.env;
   window.deck.set("form", ...FIELDS.map((field) => found.fields[field] ?? null));
 }
 
@@ -60,17 +63,19 @@ export const form = {
       fill(found);
       show(found);
     }),
+  // Something was typed or chosen: asks Gradio for the values once nothing more comes.
+  changed() {
+    clearTimeout(typing);
+    typing = setTimeout(() => window.deck.fire.form_values(), 250);
+  },
   preview(values) {
     const mine = ++asked;
-    setTimeout(() => {
-      if (mine !== asked) return; // typing goes on
-      const [name, body] = bodyOf(values);
-      if (name && body.model)
-        guarded(async () => {
-          const found = await post(modelPath(name, "/preview"), body);
-          if (mine === asked) show(found);
-        });
-    }, 250);
+    const [name, body] = bodyOf(values);
+    if (name && body.model)
+      guarded(async () => {
+        const found = await post(modelPath(name, "/preview"), body);
+        if (mine === asked) show(found);
+      });
   },
   save: (values) =>
     guarded(async () => {
@@ -100,6 +105,9 @@ export const form = {
 };
 
 export async function startForm() {
+  document.addEventListener("input", ({ target }) => {
+    if (target.closest?.("#form-fields")) form.changed();
+  });
   const found = await get("/api/source");
   window.deck.set("all_source", found.source, found.mirror);
 }

@@ -7,7 +7,7 @@ import { isLive, refresh, server, state, subscribe } from "./state.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
 const LOG_LINES = 400;
-const view = { selected: null, message: {}, log: "", wrap: true };
+const view = { selected: null, message: {}, log: null };
 
 const visible = (id) => document.getElementById(id)?.offsetParent != null;
 const operator = () => state.me?.role === "operator";
@@ -24,8 +24,11 @@ async function act(name, action, body) {
 }
 
 export function select(name) {
+  if (name !== view.selected) {
+    view.log = null;
+    window.deck.form.load(name); // not again for the same: it may be in work
+  }
   view.selected = name;
-  window.deck.form.load(name);
   showLog();
   draw();
 }
@@ -152,7 +155,7 @@ function drawLog() {
   render(
     view.selected
       ? html`<div class="deck-card-head"><span>${view.selected}</span></div>
-          <pre class="log" tabindex="0">${view.log || t("no_log")}</pre>`
+          <pre class="log" tabindex="0">${view.log == null ? "…" : view.log || t("no_log")}</pre>`
       : html`<p class="empty">${t("pick_a_server")}</p>`,
     target,
   );

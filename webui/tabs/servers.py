@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from webui.bridge import bridge
+from webui.bridge import bridge, values_bridge
 from webui.canvas import canvas
 from webui.context import AppContext
 from webui.model_form import DTYPES, QUANTIZATIONS, SOURCES
@@ -31,26 +31,31 @@ def build(context: AppContext, shell: Shell) -> None:
 def _build_form(shell: Shell) -> None:
     t = shell.t
     canvas('<div id="form-message" role="status"></div>')
-    with gr.Row():
-        name = gr.Textbox(label=t("name"), info=t("name_info"), elem_id="form-name", min_width=150)
-        model = gr.Textbox(label="model", info=t("model_info"), elem_id="form-model", min_width=200, scale=2)
-    with gr.Row():
-        source = gr.Dropdown([(t(f"source_{value}"), value) for value in SOURCES], value="default", label=t("source"))
-        mirror = gr.Textbox(label="HF_ENDPOINT", info=t("mirror_info"))
-    with gr.Row():
-        served = gr.Textbox(label="served-model-name", min_width=180)
-        length = gr.Number(label="max-model-len", value=None, minimum=1, precision=0, min_width=120)
-    with gr.Row():
-        split = gr.Number(label="tensor-parallel-size", value=None, minimum=1, precision=0, min_width=120)
-        share = gr.Number(label="gpu-memory-utilization", value=None, minimum=0.01, maximum=1, step=0.01, min_width=120)
-    with gr.Row():
-        dtype = gr.Dropdown(["", *DTYPES], value="", label="dtype", min_width=120)
-        quantization = gr.Dropdown(
-            ["", *QUANTIZATIONS], value="", label="quantization", allow_custom_value=True, min_width=120
-        )
-    template = gr.Textbox(label="chat-template", info=t("chat_template_info"))
-    trust = gr.Checkbox(False, label="trust-remote-code", info=t("trust_info"))
-    other = gr.Textbox(label=t("other_flags"), info=t("other_flags_info"), lines=2, elem_id="form-other")
+    with gr.Column(elem_id="form-fields"):
+        with gr.Row():
+            name = gr.Textbox(label=t("name"), info=t("name_info"), elem_id="form-name", min_width=150)
+            model = gr.Textbox(label="model", info=t("model_info"), elem_id="form-model", min_width=200, scale=2)
+        with gr.Row():
+            source = gr.Dropdown(
+                [(t(f"source_{value}"), value) for value in SOURCES], value="default", label=t("source")
+            )
+            mirror = gr.Textbox(label="HF_ENDPOINT", info=t("mirror_info"))
+        with gr.Row():
+            served = gr.Textbox(label="served-model-name", min_width=180)
+            length = gr.Number(label="max-model-len", value=None, minimum=1, precision=0, min_width=120)
+        with gr.Row():
+            split = gr.Number(label="tensor-parallel-size", value=None, minimum=1, precision=0, min_width=120)
+            share = gr.Number(
+                label="gpu-memory-utilization", value=None, minimum=0.01, maximum=1, step=0.01, min_width=120
+            )
+        with gr.Row():
+            dtype = gr.Dropdown(["", *DTYPES], value="", label="dtype", min_width=120)
+            quantization = gr.Dropdown(
+                ["", *QUANTIZATIONS], value="", label="quantization", allow_custom_value=True, min_width=120
+            )
+        template = gr.Textbox(label="chat-template", info=t("chat_template_info"))
+        trust = gr.Checkbox(False, label="trust-remote-code", info=t("trust_info"))
+        other = gr.Textbox(label=t("other_flags"), info=t("other_flags_info"), lines=2, elem_id="form-other")
     fields = [name, model, source, mirror, served, length, split, share, dtype, quantization, template, trust, other]
     with gr.Row():
         save = gr.Button(t("save"), variant="primary", size="sm", elem_id="form-save", min_width=90)
@@ -70,10 +75,9 @@ def _build_form(shell: Shell) -> None:
         all_save = gr.Button(t("save"), size="sm", elem_id="all-source-save")
     bridge("form", fields)
     bridge("all_source", [all_source, all_mirror])
-    for field in fields:
-        field.input(
-            None, fields, None, js="(...f) => window.deck.form.preview(f)", queue=False, api_visibility="private"
-        )
+    values_bridge("form_values", fields, "(...f) => window.deck.form.preview(f)")
+    for field in (source, dtype, quantization, trust):  # the script itself notices what is typed
+        field.input(None, None, None, js="() => window.deck.form.changed()", queue=False, api_visibility="private")
     save.click(None, fields, None, js="(...f) => window.deck.form.save(f)", queue=False, api_visibility="private")
     delete.click(None, name, None, js="name => window.deck.form.remove(name)", queue=False, api_visibility="private")
     read.click(None, pasted, None, js="line => window.deck.form.paste(line)", queue=False, api_visibility="private")
