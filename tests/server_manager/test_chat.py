@@ -8,17 +8,28 @@ import os
 import signal
 from contextlib import aclosing
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from fakes import CONVERSATION, OWNER, AddModel, Answer, Deck
 from processes import eventually
+from stage import Stage
 
 from server_manager import attached_server
-from server_manager.chat import ChatRequest, DoneFrame, TextFrame
+from server_manager.chat import ChatRequest, ChatService, DoneFrame, TextFrame
 from server_manager.client import ClientSession
 from server_manager.conversations import ConversationStore, Turn
-from server_manager.errors import ContextExceeded, NotAllowed, ServerUnreachable, SpecError, StartError, UnknownModel
+from server_manager.errors import (
+    ContextExceeded,
+    NotAllowed,
+    RequestRejected,
+    ServerUnreachable,
+    SpecError,
+    StartError,
+    UnknownModel,
+)
 from server_manager.server_state import ServerState
 from server_manager.settings import Settings
 
@@ -239,6 +250,42 @@ async def test_answer_after_a_crash_starts_the_server_again(deck: Deck, add_mode
     add_model("m", answer_tokens=10)
     assert (await deck.ask("m")).content.split()[-1] == "word9"
     assert [bool(turn.note) for turn in deck.turns] == [False, True, False]
+
+
+async def _ask_stage(stage: Stage, *, engine_dies: bool) -> Answer:
+    """A question to a server whose answer ends in an error event, as vLLM's does when its engine dies."""
+    stage.http.health = 200
+
+    async def stream(response: web.StreamResponse) -> None:
+        await response.write(b'data: {"choices":[{"delta":{"content":"half"}}]}\n\n')
+        await response.write(b'data: {"error":{"message":"EngineCore encountered an issue.","code":500}}\n\n')
+        if engine_dies:
+            stage.http.health = 503
+            (stage.settings.logs_dir / "x.log").write_text("torch.OutOfMemoryError: CUDA out of memory.\n")
+            stage.launcher.handle.end(0)
+
+    stage.http.stream = stream
+
+    async def ensure_ready(name: str) -> object:
+        return await stage.server.ensure_ready()
+
+    manager = SimpleNamespace(server=lambda name: stage.server, ensure_ready=ensure_ready)
+    chat = ChatService(manager, ConversationStore())  # type: ignore[arg-type]
+    answer = Answer()
+    async for frame in chat.answer(ChatRequest(CONVERSATION, "m", "hello"), owner=OWNER, may_start=True):
+        answer.add(frame)
+    return answer
+
+
+async def test_error_event_of_a_dying_engine_is_told_as_its_death(stage: Stage) -> None:
+    with pytest.raises(ServerUnreachable, match="CUDA out of memory"):
+        await _ask_stage(stage, engine_dies=True)
+
+
+async def test_error_event_of_a_server_that_lives_is_told_as_it_came(stage: Stage) -> None:
+    with pytest.raises(RequestRejected, match=r"The answer broke off: EngineCore encountered an issue\."):
+        await _ask_stage(stage, engine_dies=False)
+    assert stage.server.status.state is ServerState.READY
 
 
 async def test_start_that_fails_is_told(deck: Deck, add_model: AddModel) -> None:

@@ -80,6 +80,22 @@ async def test_ready_wanted_in_the_moment_of_the_stop_starts_anew(stage: Stage) 
     assert len(stage.launcher.handles) == 2
 
 
+async def test_a_start_that_is_stopped_as_it_becomes_ready_is_not_begun_anew(stage: Stage) -> None:
+    async def stop_at_once() -> None:
+        async for status in stage.server.watch():
+            if status.state is READY:
+                await stage.server.stop()
+                return
+
+    stage.http.health = 200
+    stopping = asyncio.create_task(stop_at_once())
+    with pytest.raises(StartAborted):
+        await stage.server.ensure_ready()
+    await stopping
+    assert stage.server.status.state is STOPPED
+    assert len(stage.launcher.handles) == 1
+
+
 async def test_each_waiter_learns_of_the_start_that_it_waited_for(stage: Stage) -> None:
     first, second = (asyncio.create_task(stage.server.ensure_ready()) for _ in range(2))
     await stage.launched()
