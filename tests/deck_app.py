@@ -127,11 +127,16 @@ class DeckApp:
     """One run of the app. ``http`` asks it; ``auth`` and cookies are the caller's."""
 
     def __init__(
-        self, place: Place, *arguments: str, env: Mapping[str, str] | None = None, start: bool = False
+        self,
+        place: Place,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        start: bool = False,
+        port: int | None = None,
     ) -> None:
-        """``start`` leaves out ``--no-start``."""
+        """``start`` leaves out ``--no-start``; without a ``port`` it gets a free one."""
         self.place = place
-        self.port = free_port()
+        self.port = port or free_port()
         self.stderr_path = place.tmpdir / f"app-{self.port}.err"
         options = [*arguments] if start else ["--no-start", *arguments]
         with self.stderr_path.open("wb") as stderr:

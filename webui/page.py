@@ -39,9 +39,13 @@ window.deck = {{
   connect(name, fire) {{ this.fire[name] = fire; if (name in this.values) fire(); }},
 }};
 window.deckMessages = {texts};
-if (localStorage.getItem("deck-theme"))
-  document.addEventListener("DOMContentLoaded", () =>
-    document.body.classList.toggle("dark", localStorage.getItem("deck-theme") === "dark"));
+// Gradio sets its own idea of light and dark while it starts.
+const keepTheme = () => {{
+  const theme = localStorage.getItem("deck-theme");
+  if (theme) document.body.classList.toggle("dark", theme === "dark");
+}};
+keepTheme();
+new MutationObserver(keepTheme).observe(document.body, {{ attributeFilter: ["class"] }});
 </script>
 <script type="module" src="/deck/main.js"></script>
 """

@@ -15,7 +15,7 @@ from tools.chromium import find_chromium
 
 SECONDS = 1000.0
 """In Playwright's unit."""
-PATIENCE = 15 * SECONDS
+PATIENCE = 60 * SECONDS
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",

@@ -27,6 +27,6 @@ def messages() -> dict[str, dict[str, str]]:
 
 @cache
 def translations() -> Any:
-    """``gr.I18n`` over ``messages()``. Browsers say ``zh-CN``, ``zh`` or ``zh-Hans``."""
+    """``gr.I18n`` over ``messages()``. Gradio knows the Chinese of browsers that say ``zh-CN`` or ``zh-TW``."""
     found = messages()
-    return gr.I18n(en=found["en"], **{"zh-CN": found["zh-CN"], "zh": found["zh-CN"]})
+    return gr.I18n(en=found["en"], **{"zh-CN": found["zh-CN"], "zh-TW": found["zh-CN"]})

@@ -10,6 +10,7 @@ import { newConversation, ownConversation } from "./tab.js";
 const chat = {
   id: null,
   turns: [],
+  forgotten: 0, // of the turns, those that the app lost when it was started anew
   replaceFrom: null, // set by Edit: the next question takes the place of that turn
   pending: null, // the question being answered
   answer: { content: "", reasoning: "" },
@@ -101,7 +102,8 @@ async function ask({ text, system, names, values }, replaceFrom) {
   chat.follow?.();
   const sampling = Object.fromEntries(names.map((field, i) => [field, values[i] === "" ? null : values[i]]));
   const body = {
-    conversation: chat.id, model: name, text, system_prompt: system ?? "", sampling, replace_from: replaceFrom,
+    conversation: chat.id, model: name, text, system_prompt: system ?? "", sampling,
+    replace_from: replaceFrom == null ? null : Math.max(0, replaceFrom - chat.forgotten),
   };
   let failed = null;
   try {
@@ -152,6 +154,7 @@ async function finish(text, failed, again) {
   if (kept) {
     const keep = chat.replaceFrom ?? chat.turns.length;
     const note = failed ? failed.message : chat.stopped ? "stopped" : "";
+    chat.forgotten = Math.min(chat.forgotten, keep);
     chat.turns = [...chat.turns.slice(0, keep), { user: text, assistant: content, reasoning, note }];
   } else if (!again) {
     window.deck.set("text", text);
@@ -199,8 +202,7 @@ export const actions = {
     if (chat.pending != null) return;
     try {
       await call("DELETE", `/api/conversations/${chat.id}`);
-      chat.turns = [];
-      chat.replaceFrom = null;
+      Object.assign(chat, { turns: [], forgotten: 0, replaceFrom: null });
       say("");
       showTurns();
     } catch (error) {
@@ -223,6 +225,17 @@ async function restore() {
   showTurns();
 }
 
+// Once the app answers again: if it was started anew, it knows nothing of what stands here.
+let wasOffline = false;
+async function noticeRestart() {
+  const isBack = wasOffline && !state.offline;
+  wasOffline = state.offline;
+  if (!isBack || !chat.turns.length) return;
+  const { turns } = await get(`/api/conversations/${chat.id}`);
+  chat.forgotten = Math.max(0, chat.turns.length - turns.length);
+  if (chat.forgotten) say(t("forgotten"));
+}
+
 // What the empty pane says: which model will answer, and what sending will do.
 function hint() {
   const status = server(state.model);
@@ -235,6 +248,7 @@ function hint() {
 export async function startChat() {
   subscribe(hint);
   subscribe(followText);
+  subscribe(noticeRestart);
   modelDefaults();
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;

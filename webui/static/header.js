@@ -16,6 +16,7 @@ export function memoryParts(device, index) {
   const servers = state.snapshot.servers;
   if (!device) {
     const host = state.snapshot.host;
+    if (!host) return parts([], null, null); // the app has only just started
     const owned = servers.filter((s) => s.rss_bytes).map((s) => ({ name: s.name, bytes: s.rss_bytes, state: s.state }));
     return parts(owned, host.memory_used_bytes, host.memory_total_bytes);
   }

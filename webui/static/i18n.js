@@ -1,8 +1,7 @@
-// The same words that Gradio shows, for what the script draws: chosen by the browser's languages.
+// The same words that Gradio shows, for what the script draws.
 const messages = window.deckMessages;
-const wanted = navigator.languages?.length ? navigator.languages : [navigator.language || "en"];
-const first = wanted.find((language) => /^(zh|en)/i.test(language)) ?? "en";
-export const locale = /^zh/i.test(first) ? "zh-CN" : "en";
+// Gradio goes by the browser's first language, and knows these two kinds of Chinese.
+export const locale = /^zh-(CN|TW)$/i.test(navigator.language) ? "zh-CN" : "en";
 
 // The text for `key`, with {name}s replaced.
 export function t(key, values = {}) {
