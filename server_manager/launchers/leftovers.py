@@ -36,18 +36,18 @@ def mapped_shared_memory(pids: list[int], names: set[str]) -> set[str]:
     """
     makers = {str(pid) for pid in pids}
     found = {name for name in names if name.startswith("sem.loky-") and name.split("-")[1] in makers}
-    if not names:
-        return found
+    # By inode and not by name: glibc makes a semaphore under another name, which is what the maps go on showing.
+    by_inode = {inode: name for name in names if (inode := _inode(f"{SHARED_MEMORY}/{name}"))}
     start = f" {SHARED_MEMORY}/".encode()
-    for pid in pids:
+    for pid in pids if by_inode else []:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:
                 for line in maps:
-                    if start in line:
-                        found.add(os.fsdecode(line.split(start, 1)[1].rstrip(b"\n")))
+                    if start in line and (name := by_inode.get(int(line.split(None, 5)[4]))):
+                        found.add(name)
         except OSError:  # gone meanwhile, or of another user
             continue
-    return found & names
+    return found
 
 
 def remove_shared_memory(names: set[str]) -> None:
@@ -93,3 +93,10 @@ def _own_mode(path: str) -> int:
     except OSError:
         return 0
     return found.st_mode if found.st_uid == os.geteuid() else 0
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:  # removed meanwhile
+        return 0
