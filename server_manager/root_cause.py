@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from server_manager.start_phase import strip_prefix
 
-_PARSER_COMPLAINT = re.compile(r"^vllm(?: \w+)?: error: (.+)$")
+# "vllm serve: error: …"; run as a module, as we do, argparse calls it by its file, "main.py serve: error: …".
+_PARSER_COMPLAINT = re.compile(r"^(?:vllm|\S+\.py)(?: \w+)*: error: (.+)$")
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|NotFound\w*)(?:: .*)?$")
 _PYDANTIC = re.compile(r"^(?:pydantic_core\S*ValidationError: )?\d+ validation errors? for \w+")
 _WRAPPERS = (

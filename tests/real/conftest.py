@@ -1,0 +1,71 @@
+"""The real vLLM: no fake between the page and the tokens."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser.deck_page import launch_chromium
+from deck_app import Place
+from playwright.sync_api import Browser, sync_playwright
+
+SMOLLM2 = "SmolLM2-135M-Instruct"
+
+
+class RealPlace(Place):
+    """Folders of an app that runs the vLLM of this environment."""
+
+    @property
+    def env(self) -> dict[str, str]:
+        kept = {key: value for key, value in super().env.items() if key != "DECK_VLLM_PYTHON"}
+        # Nobody is to be asked for anything: what the bundled model needs is here.
+        return kept | {"HF_HUB_OFFLINE": "1"}
+
+    @property
+    def converted(self) -> Path:
+        """Where the app keeps the bundled model."""
+        return self.state_dir / "cache" / "models" / SMOLLM2
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = launch_chromium(playwright)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def bundled_model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Filled by the first test, whose app converts the bundled model: the others need not wait for that again."""
+    return {}
+
+
+@pytest.fixture
+def real_place(tmp_path: Path, bundled_model: dict[str, Path]) -> Iterator[RealPlace]:
+    """An empty home. Skipped where there is no vLLM, except in CI, where that is a failure."""
+    if importlib.util.find_spec("vllm") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("vLLM is not installed in this environment.")
+    found = RealPlace(tmp_path)
+    if SMOLLM2 in bundled_model:
+        found.converted.parent.mkdir(parents=True)
+        shutil.copytree(bundled_model[SMOLLM2], found.converted)
+    shared_memory = set(os.listdir("/dev/shm"))
+    yield found
+    if SMOLLM2 not in bundled_model and found.converted.is_dir():
+        bundled_model[SMOLLM2] = found.converted
+    found.close()
+    left = set(os.listdir("/dev/shm")) - shared_memory
+    assert not left, f"left in /dev/shm: {left}"
+
+
+def make_qwen2(tokenizer_dir: Path, out: Path) -> None:
+    """A second model of another family, with random weights."""
+    script = Path(__file__).with_name("make_qwen2.py")
+    subprocess.run([sys.executable, str(script), str(tokenizer_dir), str(out)], check=True, capture_output=True)

@@ -1,0 +1,122 @@
+"""The whole main job with the real vLLM and a real browser, as on a new machine, and two real failures."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from browser.deck_page import SECONDS, DeckPage
+from deck_app import DeckApp, eventually
+from playwright.sync_api import Browser, expect
+
+from real.conftest import SMOLLM2, RealPlace, make_qwen2
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.browser]
+
+START = 240 * SECONDS
+"""A start takes 20 to 50 s on two cores, the first one also converts the model."""
+RECORD_FRAMES = """() => {
+  window.frames_seen = [];
+  new MutationObserver(() => {
+    const text = document.getElementById('live-answer').innerText.trim();
+    if (text && text !== window.frames_seen.at(-1)) window.frames_seen.push(text);
+  }).observe(document.getElementById('live-answer'), {childList: true, subtree: true, characterData: true});
+}"""
+
+
+def running(app: DeckApp) -> int | None:
+    """vLLM's own count of the requests that it works on, by its ``/metrics``."""
+    servers = {server["name"]: server for server in app.get("/api/snapshot")["servers"]}
+    metrics = servers[SMOLLM2]["metrics"]
+    return metrics and metrics["num_requests_running"]
+
+
+@pytest.mark.timeout(600)
+def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
+    """1. The app starts SmolLM2 by itself; a question typed at once is answered: Paris, streamed. 2. Stop reaches
+    vLLM. 3. Regenerate. 4. Another model is picked: the first is stopped, the conversation goes on. 5. Stop: nothing
+    is left. 6. SIGTERM during a start: nothing is left either."""
+    app = DeckApp(real_place, start=True).wait_until_up()
+    page = DeckPage.open(browser, app.url)
+    try:
+        page.page.evaluate(RECORD_FRAMES)
+        page.send("What is the capital of France?")
+        expect(page.live).to_contain_text(re.compile("Starting|…"))
+        expect(page.answers.last).to_contain_text("Paris", timeout=START)
+        frames = [text for text in page.page.evaluate("window.frames_seen") if "Starting" not in text and text != "…"]
+        assert len(frames) > 1, f"the answer came in one piece: {frames}"
+        expect(page.status).to_contain_text("tok/s")
+
+        page.set_slider("max_tokens", 1500)
+        page.send("Count from one to a thousand in words.")
+        expect(page.live).to_contain_text(re.compile(r"\w{3}"), timeout=60 * SECONDS)
+        eventually(lambda: running(app) == 1, "vLLM works on the request")
+        page.button("stop").click()
+        expect(page.answers.last).to_contain_text("stopped")
+        eventually(lambda: running(app) == 0, "vLLM's count of running requests falls")
+
+        page.set_slider("max_tokens", 20)
+        page.button("regenerate").click()
+        expect(page.answers.last).not_to_contain_text("stopped", timeout=60 * SECONDS)
+        expect(page.answers).to_have_count(2)
+
+        qwen2 = real_place.home / "tiny-qwen2"
+        make_qwen2(real_place.converted, qwen2)
+        (real_place.models_dir / "tiny-qwen2.yaml").write_text(f"model: {qwen2}\nmax-model-len: 1024\n")
+        expect(page.picker).to_be_visible()
+        eventually(lambda: "tiny-qwen2" in page.choices(), "the new model is offered")
+        page.pick("tiny-qwen2")
+        page.send("Hello")
+        expect(page.answers).to_have_count(3, timeout=START)
+        assert page.answers.first.inner_text().count("Paris"), "the conversation has moved over"
+        assert app.server(SMOLLM2)["state"] == "stopped"
+        assert app.server("tiny-qwen2")["state"] == "ready"
+
+        stopped = app.post("/api/servers/tiny-qwen2/stop")
+        assert stopped["exit"]["cause"] == "stopped"
+        eventually(lambda: len(real_place.processes()) == 1, "only the app is left")
+
+        app.post(f"/api/servers/{SMOLLM2}/start", status=202)
+        eventually(lambda: len(real_place.processes()) > 3, "vLLM has started its processes", seconds=120)
+    finally:
+        page.close()
+    assert app.end() == 0
+    eventually(lambda: not real_place.processes(), "nothing is left")
+    app.close()
+
+
+@pytest.mark.timeout(400)
+def test_a_start_that_vllm_refuses_gives_its_reason(real_place: RealPlace, browser: Browser) -> None:
+    """With SmolLM2's own folder, so that only the flag is wrong. The page says why, in vLLM's words."""
+    converted = real_place.converted
+    if not converted.is_dir():
+        pytest.skip("the bundled model is converted by the test of the main job")
+    (real_place.models_dir / "too-long.yaml").write_text(f"model: {converted}\nmax-model-len: 100000\n")
+    (real_place.models_dir / "odd-flag.yaml").write_text(f"model: {converted}\nno-such-flag: 3\n")
+    app = DeckApp(real_place).wait_until_up()
+    page = DeckPage.open(browser, app.url, model="too-long")
+    try:
+        page.send("Hello")
+        expect(page.status).to_contain_text("max_model_len (100000) is greater than", timeout=START)
+        expect(page.text).to_have_value("Hello")
+
+        page.open_tab("servers")
+        expect(page.server("too-long")).to_contain_text("max_model_len (100000)")
+        page.press("odd-flag", "Start")
+        expect(page.server("odd-flag")).to_contain_text("unrecognized arguments: --no-such-flag", timeout=START)
+    finally:
+        page.close()
+        app.close()
+
+
+@pytest.mark.timeout(400)
+def test_killed_app_leaves_no_vllm_behind(real_place: RealPlace) -> None:
+    """SIGKILL of the app while vLLM serves: its guardian ends the whole tree and tidies up."""
+    app = DeckApp(real_place, start=True).wait_until_up()
+    eventually(lambda: app.server(SMOLLM2)["state"] == "ready", "SmolLM2 is ready", seconds=240)
+    app.end(with_signal=9)
+    began = time.monotonic()
+    eventually(lambda: not real_place.processes(), "vLLM and its guardian are gone")
+    print(f"gone after {time.monotonic() - began:.1f} s")
+    app.close()
