@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -116,7 +117,8 @@ class Place:
         """Ends what is left, and fails where there was anything."""
         left = self.processes()
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         entries = [entry.name for entry in self.tmpdir.iterdir() if entry.name.startswith("deck-")]
         shutil.rmtree(self.tmpdir, ignore_errors=True)
         assert not left, f"processes left: {left}"

@@ -411,7 +411,7 @@ def other_server(place: Place) -> Iterator[str]:
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, str(FAKE_VLLM), "serve", "some/model", "--port", str(port)],
-        env=place.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env=place.env | {"FAKE_VLLM_ENGINE": "0"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
 
@@ -423,7 +423,7 @@ def other_server(place: Place) -> Iterator[str]:
 
     eventually(up, "the other server")
     yield url
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
 
 
