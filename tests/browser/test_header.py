@@ -60,7 +60,7 @@ def test_states_in_the_dropdown_are_live(app: DeckApp, pair: DeckPage) -> None:
 
 
 def test_phases_of_a_start_are_told(app: DeckApp, open_page: OpenPage) -> None:
-    app.place.add_model("phased", ready_after=6)
+    app.place.add_model("phased", ready_after=10)
     page = open_page(app, model="phased")
     app.post("/api/servers/phased/start", status=202)
     expect(page.page.locator("#deck-live .phase")).to_contain_text("loading weights")

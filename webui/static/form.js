@@ -11,6 +11,7 @@ const FIELDS = [
 ];
 const PLAIN = new Set(["name", "model", "source", "mirror", "other_flags"]);
 let env = {}; // variables of the model that is shown: the form has no field for them, but keeps them
+let shown = {};
 let typing = null;
 let asked = 0;
 
@@ -24,7 +25,14 @@ function bodyOf(values) {
   return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", options, env }];
 }
 
-function show({ warnings = [], command_lines: command = "", path = null, shipped = true, message = "", bad = false }) {
+function show(found) {
+  shown = found;
+  draw();
+}
+
+// Again when the tab is opened: until then Gradio has not made the places to draw in.
+function draw() {
+  const { warnings = [], command_lines: command = "", path = null, shipped = true, message = "", bad = false } = shown;
   const note = document.getElementById("form-message");
   const line = document.getElementById("form-command");
   if (note)
@@ -105,6 +113,7 @@ export const form = {
 };
 
 export async function startForm() {
+  document.addEventListener("click", () => requestAnimationFrame(draw));
   document.addEventListener("input", ({ target }) => {
     if (target.closest?.("#form-fields")) form.changed();
   });
