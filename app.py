@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from server_manager.app_address import listen, lock_state_dir, prepare_state_dir, published, session_key
+from server_manager.app_log import log_to
 from server_manager.command_line import ask_password, page_url, parse, run_command, settings_from
 from server_manager.errors import ServerManagerError
 
@@ -21,6 +22,7 @@ def serve(args: Namespace) -> int:
     settings = settings_from(args)
     prepare_state_dir(settings.state_dir)
     lock = lock_state_dir(settings.state_dir)
+    log_to(settings.state_dir)
     key = session_key(settings.state_dir)
     listener = listen(args.host, args.port)
     url, token = page_url(args.host, args.port), secrets.token_urlsafe(24)
@@ -62,7 +64,6 @@ def is_worth_telling(record: logging.LogRecord) -> bool:
 
 def main() -> int:
     """The exit code: 0, or 1 with one plain message."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # uvicorn sends itself the signal again when it is done: it must not end the process before ours is cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     args = parse()
