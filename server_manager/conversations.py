@@ -62,19 +62,24 @@ class ConversationStore:
         self._limit = limit
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
 
-    def get(self, conversation_id: str, owner: str) -> Conversation:
-        """The conversation, made if it is new. Raises ``NotAllowed`` for a malformed id or somebody else's."""
+    def look(self, conversation_id: str, owner: str) -> Conversation:
+        """The conversation as it is; a new one is empty and not kept. Raises as ``get`` does."""
         if not _ID.fullmatch(conversation_id):
             raise NotAllowed("That is not the id of a conversation.", "Reload the page.")
-        conversation = self._conversations.get(conversation_id)
-        if conversation is None:
-            conversation = self._conversations[conversation_id] = Conversation(conversation_id, owner)
-            while len(self._conversations) > self._limit:
-                self._conversations.popitem(last=False)
-        if conversation.owner != owner:
+        found = self._conversations.get(conversation_id) or Conversation(conversation_id, owner)
+        if found.owner != owner:
             raise NotAllowed("This conversation is somebody else's.", "Start a new one.")
+        return found
+
+    def get(self, conversation_id: str, owner: str) -> Conversation:
+        """The conversation to add to. Raises ``NotAllowed`` for a malformed id or somebody else's."""
+        found = self.look(conversation_id, owner)
+        self._conversations[conversation_id] = found
         self._conversations.move_to_end(conversation_id)
-        return conversation
+        idle = (key for key, other in tuple(self._conversations.items()) if not other.busy and other is not found)
+        while len(self._conversations) > self._limit and (oldest := next(idle, None)) is not None:
+            del self._conversations[oldest]
+        return found
 
     def clear(self, conversation_id: str, owner: str) -> None:
         """Forgets the turns. Raises ``NotAllowed`` while one is being written."""

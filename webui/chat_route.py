@@ -57,7 +57,7 @@ async def chat(question: Question, context: Context, user: AnyUser) -> Streaming
 @router.get("/api/conversations/{conversation_id}")
 async def conversation(conversation_id: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """What was said so far."""
-    found = context.conversations.get(conversation_id, user.name)
+    found = context.conversations.look(conversation_id, user.name)
     return {"id": found.id, "busy": found.busy, "turns": msgspec.to_builtins(found.turns)}
 
 

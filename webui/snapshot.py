@@ -67,5 +67,6 @@ class Snapshot:
             "servers": servers,
             "default_model": self._manager.default_name(cpu_only=not (reading and reading.devices)),
             "phases": list(StartPhase),
+            "notices": list(self._notices),
             "problems": [*self._notices, *map(str, self._manager.catalogue.problems)],
         }

@@ -106,8 +106,9 @@ function draw() {
       <span class="cap rate"><b>${tokensPerSecond()}</b> tok/s</span>
       ${state.me?.role === "operator" ? keepSwitch() : nothing}
       <button class="icon" title=${t("theme")} aria-label=${t("theme")} @click=${toggleTheme}>◐</button>
-      ${state.me?.login ? html`<a class="cap" href="/logout">${t("logout")}</a>` : nothing}
+      ${state.me?.login ? html`<form method="post" action="/logout"><button class="icon cap">${t("logout")}</button></form>` : nothing}
     </div>
+    ${(state.snapshot.notices ?? []).map((text) => html`<div class="banner bad" role="alert">${text}</div>`)}
     ${state.offline ? html`<div class="banner bad" role="alert">${t("app_gone")}</div>` : nothing}`,
     target,
   );
