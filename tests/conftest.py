@@ -18,3 +18,28 @@ def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TMPDIR", str(folder))
     yield folder
     folder.rmdir()
+
+
+PROCESS_FIXTURES = frozenset(
+    {
+        "app",
+        "deck",
+        "guarded",
+        "guarded_place",
+        "keeping",
+        "launch",
+        "launcher",
+        "place",
+        "real_place",
+        "run",
+        "start_app",
+    }
+)
+"""Whoever uses one of these starts the app, vLLM or the fake: a second each, and there are hundreds."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks tests that start processes as slow: ``make check`` is to end within a minute."""
+    for item in items:
+        if PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
