@@ -33,8 +33,10 @@ def _build_form(shell: Shell) -> None:
     canvas('<div id="form-message" role="status"></div>')
     with gr.Column(elem_id="form-fields"):
         with gr.Row():
-            name = gr.Textbox(label=t("name"), info=t("name_info"), elem_id="form-name", min_width=150)
-            model = gr.Textbox(label="model", info=t("model_info"), elem_id="form-model", min_width=200, scale=2)
+            name = gr.Textbox(label=t("name"), info=t("name_info"), max_lines=1, elem_id="form-name", min_width=150)
+            model = gr.Textbox(
+                label="model", info=t("model_info"), max_lines=1, elem_id="form-model", min_width=200, scale=2
+            )
         with gr.Row():
             source = gr.Dropdown(
                 [(t(f"source_{value}"), value) for value in SOURCES], value="default", label=t("source")
