@@ -18,6 +18,8 @@ import msgspec
 from server_manager.errors import ContextExceeded, ManagerClosed, RequestRejected, ServerUnreachable
 
 _SHORT = aiohttp.ClientTimeout(total=5)
+_SLEEP = aiohttp.ClientTimeout(total=300)
+"""The first sleep of a 7B takes 16 s: it pins host memory."""
 # No total limit: an answer may take as long as it takes. The first request with a new option can compile for 12 s and
 # a long queue lasts longer, so a read may be silent for a good while too.
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=600)
@@ -143,15 +145,7 @@ class ServerClient:
 
     async def models(self) -> tuple[ServedModel, ...]:
         """What the server serves. Raises ``ServerUnreachable`` or ``RequestRejected``."""
-        try:
-            async with self._session.http.get(
-                f"{self.base_url}/v1/models", headers=self._headers, timeout=_SHORT
-            ) as response:
-                body = await response.read()
-                if response.status != 200:
-                    raise _rejection(response.status, body)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._unreachable(error) from error
+        body = await self._ask("GET", "/v1/models", _SHORT)
         try:
             return tuple(ServedModel(card.id, card.max_model_len) for card in _decode_models(body).data)
         except msgspec.MsgspecError as error:
@@ -188,22 +182,22 @@ class ServerClient:
 
     async def sleep(self, level: int = 1) -> None:
         """Puts the model to sleep (vLLM's ``/sleep``). Raises ``ServerUnreachable`` or ``RequestRejected``."""
-        await self._post_plain(f"/sleep?level={level}")
+        await self._ask("POST", f"/sleep?level={level}", _SLEEP)
 
     async def wake_up(self) -> None:
         """Wakes the model. Raises ``ServerUnreachable`` or ``RequestRejected``."""
-        await self._post_plain("/wake_up")
+        await self._ask("POST", "/wake_up", _SLEEP)
 
-    async def _post_plain(self, path: str) -> None:
-        # The first sleep of a 7B takes 16 s: it pins host memory.
-        timeout = aiohttp.ClientTimeout(total=300)
+    async def _ask(self, method: str, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
+        """The body of an answer with status 200."""
         try:
-            async with self._session.http.post(
-                f"{self.base_url}{path}", headers=self._headers, timeout=timeout
+            async with self._session.http.request(
+                method, f"{self.base_url}{path}", headers=self._headers, timeout=timeout
             ) as response:
                 body = await response.read()
                 if response.status != 200:
                     raise _rejection(response.status, body)
+                return body
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(error) from error
 
