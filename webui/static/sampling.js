@@ -3,6 +3,7 @@ import { get, modelPath } from "./api.js";
 import { server, state, subscribe } from "./state.js";
 
 const moved = new Set();
+let updates = {};
 let shownModel = null;
 let shownFor = "";
 
@@ -10,14 +11,13 @@ async function show(name) {
   const { sampling, context_length: fromConfig } = await get(modelPath(name));
   if (name !== state.model) return;
   const context = server(name)?.max_model_len ?? fromConfig;
-  const updates = Object.entries(sampling).map(([field, value]) => {
-    const update = { __type__: "update" };
+  updates = {};
+  for (const [field, value] of Object.entries(sampling)) {
+    const update = (updates[field] = { __type__: "update", value });
     if (field === "max_tokens" && context) Object.assign(update, { maximum: context, value: Math.min(value, context) });
-    else update.value = value;
     if (moved.has(field)) delete update.value;
-    return update;
-  });
-  window.deck.set("sampling", ...updates);
+  }
+  window.deck.set("sampling", ...Object.values(updates));
 }
 
 // Again when the model gets ready: only then its context, and for a fresh download its recommendation, are known.
@@ -32,7 +32,10 @@ export function modelDefaults() {
   });
   document.addEventListener("input", ({ target }) => {
     const control = target.closest?.("[id^=sampling-]");
-    if (control) moved.add(control.id.replace("sampling-", ""));
+    if (!control) return;
+    const field = control.id.replace("sampling-", "");
+    moved.add(field);
+    delete updates[field]?.value; // Gradio may not have taken it yet
   });
   document.addEventListener("click", ({ target }) => {
     if (target.id !== "sampling-reset" || !state.model) return;
