@@ -17,7 +17,13 @@ from urllib.parse import quote, urlsplit
 from server_manager.app_address import read_address
 from server_manager.errors import ServerManagerError, SpecError, UnknownModel
 from server_manager.model_spec import check_name
-from server_manager.settings import Settings, default_models_dir, default_state_dir, default_vllm_command
+from server_manager.settings import (
+    Settings,
+    attach_api_key,
+    default_models_dir,
+    default_state_dir,
+    default_vllm_command,
+)
 
 DEFAULT_PORT = 7860
 _MOST_LINES = 20_000
@@ -75,6 +81,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         vllm_command=default_vllm_command(),
         keep_servers=args.keep_servers,
         attach=dict(args.attach),
+        attach_api_key=attach_api_key(),
     )
 
 

@@ -116,8 +116,9 @@ class ServerManager:
         if name in self._servers:
             return self._servers[name]
         if name in self.settings.attach:
-            key = os.environ.get("DECK_ATTACH_API_KEY")
-            server: Server = AttachedServer(name, self.settings.attach[name], self._shared.session, key)
+            server: Server = AttachedServer(
+                name, self.settings.attach[name], self._shared.session, self.settings.attach_api_key
+            )
             self._servers[name] = server
             return server
         if name not in self.catalogue.names():

@@ -22,6 +22,8 @@ class Settings:
     keep_servers: bool = False
     attach: Mapping[str, str] = field(default_factory=dict)
     """Servers of others, name to base URL."""
+    attach_api_key: str | None = field(default=None, repr=False)
+    """Sent to all of them (``DECK_ATTACH_API_KEY``)."""
     sample_interval: float = 1.0
     history_samples: int = 600
     health_interval: float = 0.25
@@ -65,6 +67,11 @@ def default_models_dir(env: Mapping[str, str] = os.environ) -> Path:
     if chosen := env.get("DECK_MODELS_DIR"):
         return Path(chosen).expanduser()
     return _xdg(env, "XDG_CONFIG_HOME", ".config") / "vllm-deck" / "models"
+
+
+def attach_api_key(env: Mapping[str, str] = os.environ) -> str | None:
+    """``$DECK_ATTACH_API_KEY``."""
+    return env.get("DECK_ATTACH_API_KEY") or None
 
 
 def default_vllm_command(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
