@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, expect
 
 from tools.chromium import find_chromium
 
@@ -49,8 +49,12 @@ class DeckPage:
         """Regular expressions."""
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("websocket", lambda socket: self.requests.append(socket.url))
-        self.page.on("console", lambda told: told.type == "error" and self.errors.append(told.text))
+        self.page.on("console", self._note_console)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _note_console(self, told: ConsoleMessage) -> None:
+        if told.type == "error":
+            self.errors.append(f"{told.text} ({told.location['url']})")
 
     @classmethod
     def open(

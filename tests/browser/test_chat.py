@@ -50,6 +50,8 @@ def test_answer_never_leaves_the_view_while_it_moves_up(app: DeckApp, open_page:
     app.place.add_model("brief", tokens_per_second=60, answer_tokens=120)
     app.start("brief")
     page = open_page(app, model="brief")
+    # A slow computer: drawing the turns takes longer than a frame.
+    page.context.new_cdp_session(page.page).send("Emulation.setCPUThrottlingRate", {"rate": 6})
     page.send("Go")
     page.wait_for_live_text()
     # In each picture that is painted the last words seen so far are there, in one place or the other.
