@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from webui.users import Role, User, hash_password, password_matches
 
@@ -104,6 +104,9 @@ class Access:
         return hmac.new(self._key, f"{body} {hashed}".encode(), hashlib.sha256).hexdigest()
 
 
+_POLICY = b"img-src 'self' data: blob:; media-src 'self' data: blob:; connect-src 'self'; frame-ancestors 'self'"
+
+
 class AccessMiddleware:
     """Lets through what may pass and puts the user into ``scope["state"]["user"]``. Adds no step to a stream."""
 
@@ -115,6 +118,7 @@ class AccessMiddleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        send = _with_policy(send)
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
         if refusal is None:
@@ -132,10 +136,20 @@ class AccessMiddleware:
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         host = headers.get("host", "")
         if not self._access.login_required and not _is_this_machine(host):
-            return _error(403, "wrong_host", f"This app answers on this machine only, not as {host!r}.")
+            return _error(
+                403,
+                "wrong_host",
+                f"This app answers on this machine only, not as {host!r}.",
+                "Open it as http://127.0.0.1 with its port, or start it with --auth FILE.",
+            )
         if scope.get("method") in ("GET", "HEAD", "OPTIONS") or _from_this_page(headers, host):
             return None
-        return _error(403, "other_origin", "Requests that change something are taken from this page only.")
+        return _error(
+            403,
+            "other_origin",
+            "Requests that change something are taken from this page only.",
+            "Behind a proxy, let it pass the Host header on.",
+        )
 
 
 def _from_this_page(headers: Headers, host: str) -> bool:
@@ -154,8 +168,20 @@ def _is_this_machine(host: str) -> bool:
         return False
 
 
-def _error(status: int, code: str, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"code": code, "message": message, "next_step": ""}}, status_code=status)
+def _with_policy(send: Send) -> Send:
+    """Adds to each answer what a browser may do with it: ask no other host (a model's answer can hold the address of
+    an image, and that address what was said before), and stand in no other site's frame."""
+
+    async def send_with_policy(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"content-security-policy", _POLICY)]
+        await send(message)
+
+    return send_with_policy
+
+
+def _error(status: int, code: str, message: str, next_step: str = "") -> JSONResponse:
+    return JSONResponse({"error": {"code": code, "message": message, "next_step": next_step}}, status_code=status)
 
 
 def _login_wanted(scope: Scope, headers: Headers) -> Response:

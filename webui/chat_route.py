@@ -16,7 +16,7 @@ from server_manager import ChatRequest, DoneFrame, ProgressFrame, ServerManagerE
 from webui.context import AppContext
 from webui.errors import error_dict
 from webui.rest import AnyUser, Context
-from webui.snapshot import status_dict
+from webui.snapshot import status_dict, without_command
 
 log = logging.getLogger(__name__)
 router = APIRouter()
@@ -88,7 +88,7 @@ def _line(frame: TextFrame | ProgressFrame | DoneFrame) -> bytes:
     if isinstance(frame, TextFrame):
         return _encode({"type": "text", "content": frame.content, "reasoning": frame.reasoning})
     if isinstance(frame, ProgressFrame):
-        status = status_dict(frame.status)
+        status = without_command(status_dict(frame.status))
         return _encode({"type": "progress", "waited_s": round(frame.elapsed_s, 1), "status": status})
     return _encode({"type": "done", **msgspec.to_builtins(frame)})
 

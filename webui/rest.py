@@ -15,6 +15,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from server_manager import (
+    SAMPLING_PARAMS,
     ModelSpec,
     NotAllowed,
     Server,
@@ -28,7 +29,7 @@ from server_manager import (
 from webui.context import AppContext
 from webui.errors import NoSuchRoute
 from webui.model_form import SOURCE_VARIABLES, described, source_env, source_of, spec_from
-from webui.snapshot import Snapshot, status_dict
+from webui.snapshot import Snapshot, status_dict, without_command
 from webui.users import User
 
 router = APIRouter()
@@ -109,7 +110,7 @@ async def healthz() -> dict[str, str]:
 async def snapshot(request: Request, context: Context, user: AnyUser) -> Response:
     """Everything that the page shows live: the machine, the GPUs, the servers with their memory."""
     maker: Snapshot = request.app.state.snapshot
-    return Response(maker.json(context.sampler.latest), media_type="application/json")
+    return Response(maker.json(context.sampler.latest, operator=user.is_operator), media_type="application/json")
 
 
 @router.get("/api/history")
@@ -144,7 +145,7 @@ async def models(context: Context, user: AnyUser) -> dict[str, Any]:
                 "source": specs[name].source if name in specs else None,
                 "trust_remote_code": specs[name].trust_remote_code if name in specs else None,
                 "warnings": specs[name].warnings if name in specs else (),
-                "status": status_dict(status),
+                "status": status_dict(status) if user.is_operator else without_command(status_dict(status)),
             }
             for name, status in statuses.items()
         ],
@@ -156,13 +157,18 @@ async def models(context: Context, user: AnyUser) -> dict[str, Any]:
 async def model(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """One model: its file, the command it makes, and the sampling that its authors recommend."""
     status = server_of(context, name).status
+    limit = int(next(row.maximum for row in SAMPLING_PARAMS if row.name == "max_tokens"))
+    known = {"name": name, "attached": status.attached, "context_length": None, "max_tokens_limit": limit}
     if status.attached or name not in context.manager.catalogue.names():
-        return {"name": name, "attached": status.attached, "sampling": defaults_for({}), "context_length": None}
+        return known | {"sampling": defaults_for({})}
     spec = context.manager.catalogue.get(name)
 
     def read_files() -> dict[str, Any]:
         sampling = defaults_for(recommended_for(context.manager.local_files(spec)))
-        return described(spec, context) | {"sampling": sampling}
+        found = described(spec, context)
+        if not user.is_operator:  # flags, variables and paths are the operators' own
+            found = {"context_length": found["context_length"]}
+        return known | found | {"sampling": sampling}
 
     return await asyncio.to_thread(read_files)
 
@@ -214,7 +220,8 @@ def parse(body: Command, context: Context, user: Operator) -> dict[str, Any]:
 @router.get("/api/servers/{name}")
 async def one_server(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """One server: its state, address, command and, where it ended, how."""
-    return status_dict(server_of(context, name).status)
+    status = status_dict(server_of(context, name).status)
+    return status if user.is_operator else without_command(status)
 
 
 @router.post("/api/servers/{name}/start", status_code=202)
@@ -236,7 +243,7 @@ async def stop(name: str, context: Context, user: Operator) -> dict[str, Any]:
 
 @router.post("/api/servers/{name}/sleep")
 async def sleep(
-    name: str, context: Context, user: Operator, level: Annotated[int, Query(ge=1, le=2)] = 1
+    name: str, context: Context, user: Operator, level: Annotated[int, Query(ge=1, le=1)] = 1
 ) -> dict[str, Any]:
     """vLLM's sleep mode; the model must have been started with `enable-sleep-mode` (CUDA only)."""
     server = server_of(context, name)

@@ -11,6 +11,11 @@ import msgspec
 from server_manager import MetricsPoller, Reading, ServerManager, ServerStatus, StartPhase
 
 
+def without_command(status: dict[str, Any]) -> dict[str, Any]:
+    """The same for somebody who is no operator: flags and variables are not theirs to see."""
+    return status | {"command": ""}
+
+
 def status_dict(status: ServerStatus, now: float | None = None) -> dict[str, Any]:
     """A status for JSON: without the log's tail, with ``elapsed_s``, the seconds in this state (or start)."""
     now = time.time() if now is None else now
@@ -32,15 +37,18 @@ class Snapshot:
         self._poller = poller
         self._notices = notices
         self._made_at = 0.0
-        self._bytes = b""
+        self._for_operators = self._for_users = b""
 
-    def json(self, reading: Reading | None) -> bytes:
+    def json(self, reading: Reading | None, *, operator: bool) -> bytes:
         """Time, host, devices, and each server with its memory and vLLM's own figures. On the event loop only."""
         now = time.monotonic()
         if now - self._made_at > 0.5:
             self._made_at = now
-            self._bytes = msgspec.json.encode(self._document(reading))
-        return self._bytes
+            document = self._document(reading)
+            self._for_operators = msgspec.json.encode(document)
+            document["servers"] = [without_command(server) for server in document["servers"]]
+            self._for_users = msgspec.json.encode(document)
+        return self._for_operators if operator else self._for_users
 
     def _document(self, reading: Reading | None) -> dict[str, Any]:
         now = time.time()

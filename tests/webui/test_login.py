@@ -256,6 +256,11 @@ def test_user_may_chat_with_what_is_up_and_start_nothing(guarded: DeckApp, brows
             eventually(lambda: operator.get("/api/servers/quick").json()["state"] == "ready", "the server")
             frames = [json.loads(line) for line in browser.post("/api/chat", json=body).text.splitlines()]
             assert frames[-1]["type"] == "done"
+            # Flags, variables and paths are the operators' own.
+            assert "vllm serve" in operator.get("/api/servers/quick").json()["command"]
+            for path in ("/api/servers/quick", "/api/snapshot", "/api/models", "/api/models/quick"):
+                assert "vllm serve" not in browser.get(path).text
+                assert "--port" not in browser.get(path).text
             # What somebody has said is not for others, operators included.
             assert operator.get("/api/conversations/of-ulf-12345").status_code == 409
             assert operator.delete("/api/conversations/of-ulf-12345").status_code == 409

@@ -181,3 +181,11 @@ def test_form_of_a_model_is_the_same_in_script_and_page() -> None:
     labels = dict(re.findall(r"(\w+) = gr\.\w+\([^=]*?label=\"([\w-]+)\"", page))
     for field, variable in zip(in_script, names[1].replace(" ", "").split(","), strict=True):
         assert labels.get(variable, field) in (field, "HF_ENDPOINT"), (field, variable)
+
+
+def test_browsers_are_told_to_ask_no_other_host_and_to_show_it_in_no_frame(app: DeckApp) -> None:
+    """A model's answer may hold the address of an image; another site may put the page into a frame."""
+    for path in ("/", "/api/snapshot", "/deck/main.js"):
+        policy = app.http.get(path).headers["content-security-policy"]
+        assert "img-src 'self'" in policy
+        assert "frame-ancestors 'self'" in policy
