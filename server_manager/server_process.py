@@ -19,10 +19,10 @@ from typing import Any
 
 from server_manager.client import ClientSession, ServerClient
 from server_manager.errors import (
-    ChatError,
     ExitedDuringStart,
     ManagerClosed,
     NotAllowed,
+    RequestRejected,
     ServerManagerError,
     StopError,
 )
@@ -194,6 +194,8 @@ class ServerProcess:
         async with self._sleep_lock:
             if self.status.state is ServerState.ASLEEP:
                 return
+            if self.status.state is not ServerState.READY:
+                raise NotAllowed(f"{self.name} is not ready.", "Start it, and wait until it is.")
             client = self.client()
             if self._handle is not None and "--enable-sleep-mode" not in self._handle.record.argv:
                 raise NotAllowed(
@@ -204,8 +206,8 @@ class ServerProcess:
             self._cell.transition(ServerState.ASLEEP)
             try:
                 await client.sleep(level)
-            except ChatError:
-                self._awake_again()
+            except RequestRejected:
+                self._awake_again()  # unlike one that did not answer: that may be asleep, and is woken before a chat
                 raise
 
     async def wake(self) -> None:

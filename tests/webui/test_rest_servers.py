@@ -154,7 +154,7 @@ def test_sleep_and_wake(stopped: DeckApp) -> None:
     assert stopped.post("/api/servers/sleepy/sleep")["state"] == "asleep"
     assert stopped.post("/api/servers/sleepy/sleep")["state"] == "asleep"
     assert stopped.post("/api/servers/sleepy/wake")["state"] == "ready"
-    assert stopped.post("/api/servers/sleepy/sleep?level=2")["state"] == "asleep"
+    assert stopped.post("/api/servers/sleepy/sleep?level=1")["state"] == "asleep"
     # A chat wakes it.
     assert stopped.chat("sleepy")[-1]["type"] == "done"
     assert stopped.server("sleepy")["state"] == "ready"
@@ -172,7 +172,7 @@ def test_sleep_is_refused_with_the_reason(stopped: DeckApp) -> None:
     error = stopped.post("/api/servers/quick/sleep", status=409)["error"]
     assert "enable-sleep-mode" in error["next_step"]
     assert stopped.server("quick")["state"] == "ready"
-    stopped.post("/api/servers/quick/sleep?level=3", status=422)
+    stopped.post("/api/servers/quick/sleep?level=2", status=422)
 
 
 @pytest.mark.parametrize(
@@ -308,3 +308,11 @@ def test_many_requests_of_many_kinds_at_once_see_one_server(stopped: DeckApp) ->
     servers = [line for line in stopped.place.processes().values() if "--served-model-name second" in line]
     assert pid in stopped.place.processes()
     assert len(servers) == 2  # the server and its EngineCore
+
+
+def test_server_that_starts_cannot_be_put_to_sleep(stopped: DeckApp) -> None:
+    stopped.place.add_model("tired", "enable-sleep-mode: true\n", ready_after=30)
+    stopped.post("/api/servers/tired/start", status=202)
+    error = stopped.post("/api/servers/tired/sleep", status=409)["error"]
+    assert "not ready" in error["message"]
+    stopped.post("/api/servers/tired/stop")
