@@ -48,22 +48,7 @@ function showTurns() {
   const pane = document.getElementById("chat-pane");
   pane?.classList.toggle("has-turns", chat.turns.length > 0);
   pane?.classList.toggle("empty", shown.length === 0);
-  if (chat.pending != null) pane?.classList.add("busy");
-}
-
-// Until Gradio has drawn the turns: the answer must not be gone from below before it is there.
-function turnsDrawn() {
-  return new Promise((drawn) => {
-    const turns = document.getElementById("turns");
-    const observer = new MutationObserver(end);
-    const limit = setTimeout(end, 500);
-    function end() {
-      observer.disconnect();
-      clearTimeout(limit);
-      drawn();
-    }
-    if (turns) observer.observe(turns, { childList: true, subtree: true });
-  });
+  pane?.classList.toggle("busy", chat.pending != null);
 }
 
 function showLive(text) {
@@ -94,6 +79,7 @@ async function ask({ text, system, names, values }, replaceFrom) {
   const name = state.model;
   if (!name) return say(t("pick_first"), true);
   const again = replaceFrom != null && chat.replaceFrom == null; // Regenerate, not Edit
+  sessionStorage.setItem("deck-pending", text); // a tab that is loaded again gives it back
   Object.assign(chat, { pending: text, replaceFrom, answer: { content: "", reasoning: "" }, stopped: false, done: null });
   chat.controller = new AbortController();
   showTurns();
@@ -112,7 +98,7 @@ async function ask({ text, system, names, values }, replaceFrom) {
   } catch (error) {
     if (error.name !== "AbortError") failed = error instanceof ApiError ? error : new Error(t("broke_off"));
   }
-  await finish(text, failed, again);
+  finish(text, failed, again);
 }
 
 // Shows a frame; returns the error that it carries, if it does.
@@ -148,7 +134,7 @@ function summary(done, name) {
 }
 
 // The answer moves up into the Chatbot. What was typed comes back where nothing of an answer came.
-async function finish(text, failed, again) {
+function finish(text, failed, again) {
   const { content, reasoning } = chat.answer;
   const kept = Boolean(content || reasoning);
   if (kept) {
@@ -157,16 +143,15 @@ async function finish(text, failed, again) {
     chat.forgotten = Math.min(chat.forgotten, keep);
     chat.turns = [...chat.turns.slice(0, keep), { user: text, assistant: content, reasoning, note }];
   } else if (!again) {
-    window.deck.set("text", text);
+    const draft = document.querySelector("#chat-text textarea")?.value; // typed meanwhile
+    window.deck.set("text", draft ? `${text}\n${draft}` : text);
   }
+  sessionStorage.removeItem("deck-pending");
   if (failed) say(failed.message, true);
   else if (!kept) say(t(chat.done ? "no_answer" : "stopped_note"));
-  Object.assign(chat, { pending: null, replaceFrom: null, controller: null });
-  const drawn = turnsDrawn();
-  showTurns();
-  await drawn;
-  if (chat.pending != null) return; // the next question was asked meanwhile
-  document.getElementById("chat-pane")?.classList.remove("busy");
+  // What came back to be sent again still takes the place of the turn that it was to replace.
+  Object.assign(chat, { pending: null, replaceFrom: kept || again ? null : chat.replaceFrom, controller: null });
+  showTurns(); // Gradio draws them before the next frame: the text is never gone, nor there twice
   showLive("");
   document.querySelector("#chat-text textarea")?.focus();
 }
@@ -218,11 +203,20 @@ async function restore() {
     if (chat.pending != null) return;
     chat.turns = turns;
     if (busy) setTimeout(restore, 500);
+    else giveBackPending();
   } catch (error) {
     if (error.code === "offline") return;
     chat.id = newConversation(); // it is somebody else's, after a change of user in this browser
   }
   showTurns();
+}
+
+// What was asked before the page was loaded again, and got no answer that was kept.
+function giveBackPending() {
+  const pending = sessionStorage.getItem("deck-pending");
+  sessionStorage.removeItem("deck-pending");
+  const box = document.querySelector("#chat-text textarea");
+  if (pending && chat.turns.at(-1)?.user !== pending && !box?.value) window.deck.set("text", pending);
 }
 
 // Once the app answers again: if it was started anew, it knows nothing of what stands here.
@@ -251,7 +245,8 @@ export async function startChat() {
   subscribe(noticeRestart);
   modelDefaults();
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape") return;
+    // Not the Escape that closes a list or ends a Chinese input method's choice.
+    if (event.key !== "Escape" || event.isComposing || event.target.closest?.("#model-picker")) return;
     if (chat.pending != null) actions.stop();
     else if (chat.replaceFrom != null) {
       chat.replaceFrom = null;
@@ -259,6 +254,7 @@ export async function startChat() {
       say("");
       showTurns();
     }
-  });  chat.id = await ownConversation();
+  });
+  chat.id = await ownConversation();
   restore();
 }

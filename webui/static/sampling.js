@@ -8,9 +8,9 @@ let shownModel = null;
 let shownFor = "";
 
 async function show(name) {
-  const { sampling, context_length: fromConfig } = await get(modelPath(name));
+  const { sampling, context_length: fromConfig, max_tokens_limit: limit } = await get(modelPath(name));
   if (name !== state.model) return;
-  const context = server(name)?.max_model_len ?? fromConfig;
+  const context = Math.min(server(name)?.max_model_len ?? fromConfig ?? limit, limit);
   updates = {};
   for (const [field, value] of Object.entries(sampling)) {
     const update = (updates[field] = { __type__: "update", value });

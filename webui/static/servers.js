@@ -94,7 +94,8 @@ function failure(s) {
 function command(s) {
   if (!s.command || !operator()) return nothing;
   const copy = async (event) => {
-    await navigator.clipboard?.writeText(s.command);
+    if (!navigator.clipboard) return getSelection().selectAllChildren(event.target.previousElementSibling);
+    await navigator.clipboard.writeText(s.command);
     event.target.textContent = t("copied");
   };
   return html`<details class="command">
