@@ -231,6 +231,8 @@ class ServerManager:
             return None
 
     def _remember(self, name: str) -> None:
+        if name == self._last_used():
+            return
         try:
             self._last_used_path.write_text(f"{name}\n", encoding="utf-8")
         except OSError as error:  # only the next default depends on it

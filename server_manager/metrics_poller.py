@@ -58,7 +58,7 @@ class MetricsPoller:
     async def _ask(self, server: Server) -> tuple[str, ServerFigures | None]:
         try:
             metrics = await server.client().metrics()
-        except ServerManagerError:  # stopped in this very moment
+        except (ServerManagerError, ValueError):  # stopped in this very moment, or its figures are no numbers
             metrics = None
         if metrics is None:
             return server.name, None
