@@ -94,8 +94,7 @@ class ChatService:
         conversation = self._conversations.get(request.conversation, owner)
         with conversation.writing():
             server = self._manager.server(request.model)
-            up = server.status.attached or server.status.state in (ServerState.READY, ServerState.ASLEEP)
-            if not may_start and not up:
+            if not may_start and not server.status.can_be_asked:
                 raise NotAllowed(f"{request.model} is not up.", "Ask an operator to start it, or pick one that is.")
             async with aclosing(self._until_ready(server)) as progress:
                 async for frame in progress:

@@ -105,3 +105,8 @@ class ServerStatus:
     """Whether it outlives the app."""
     exit: ServerExit | None = None
     """How the last life ended, until the next one begins."""
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether a question needs no start, which not everybody may ask for."""
+        return self.attached or self.state in (ServerState.READY, ServerState.ASLEEP)

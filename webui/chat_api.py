@@ -32,7 +32,7 @@ def register_chat_api(context: AppContext) -> None:
         user = await context.access.user_of(request.headers)
         try:
             server = context.manager.server(model)
-            if user is None or (not user.is_operator and server.status.state != "ready"):
+            if user is None or (not user.is_operator and not server.status.can_be_asked):
                 raise NotAllowed(f"{model} is not up.", "Ask an operator to start it.")
             await context.manager.ensure_ready(model)
             fields = request_fields(
