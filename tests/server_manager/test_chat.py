@@ -31,7 +31,7 @@ from server_manager.errors import (
     UnknownModel,
 )
 from server_manager.server_state import ServerState
-from server_manager.settings import Settings
+from server_manager.settings import Settings, attach_api_key
 
 
 async def received(deck: Deck, text: str = "hello", **fields: Any) -> dict[str, Any]:
@@ -333,7 +333,8 @@ async def test_attached_server_answers_and_its_end_is_noticed(
     owner_of_it = await deck.ready("m")
     client = owner_of_it.client()
     monkeypatch.setenv("DECK_ATTACH_API_KEY", client._api_key or "")
-    other = Deck(replace(settings, attach={"remote": f"{client.base_url}/v1/"}), session)
+    attached = {"remote": f"{client.base_url}/v1/"}
+    other = Deck(replace(settings, attach=attached, attach_api_key=attach_api_key()), session)
     await other.manager.open()
     try:
         assert other.manager.names()[0] == "remote"
