@@ -8,13 +8,15 @@ python tools/install.py --check    exit code 0 when there is nothing to do, else
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +122,18 @@ def _run(command: Sequence[str | Path], failure: str, env: Mapping[str, str] | N
         raise InstallError("The disk is full. Free some space, then run make again." if full else failure)
 
 
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Two ``make run`` at once would install into each other's half-made environment: the second one waits."""
+    with (root / ".venv.lock").open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("Another make is installing here: waiting until it is done")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def make_venv(venv: Path, flavour: Flavour) -> None:
     """A virtual environment with pip and uv; one that a killed run or another flavour left behind is made anew.
 
@@ -186,6 +200,17 @@ def install_packages(uv: Path, root: Path, flavour: Flavour, dev: bool, env: Map
     (venv / "unfinished").unlink()
 
 
+def install(root: Path, flavour: Flavour, dev: bool) -> None:
+    """Does what is left to do. Raises ``InstallError`` or ``OSError``."""
+    if is_current(root, flavour, dev):  # another make has done it meanwhile
+        return
+    venv = root / ".venv"
+    make_venv(venv, flavour)
+    env = uv_environment(read_pip_config(venv / "bin/python"), os.environ)
+    install_packages(venv / "bin/uv", root, flavour, dev, env)
+    _say("Installed")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dev", action="store_true", help="install the tools for tests and checks too")
@@ -197,11 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.check:
             return 1
-        venv = ROOT / ".venv"
-        make_venv(venv, flavour)
-        env = uv_environment(read_pip_config(venv / "bin/python"), os.environ)
-        install_packages(venv / "bin/uv", ROOT, flavour, arguments.dev, env)
-        _say("Installed")
+        with alone(ROOT):
+            install(ROOT, flavour, arguments.dev)
     except (InstallError, OSError) as error:  # OSError: no permission, a full disk
         print(f"\nNothing can be started yet. {error}", file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,17 @@ def test_uv_gets_the_users_own_settings_and_compiles(checkout: Checkout) -> None
     env = checkout.calls_with_env()[-1]["env"]
     assert env["UV_FIND_LINKS"] == "/wheels"
     assert "PYTHONDONTWRITEBYTECODE" not in env
+
+
+def test_two_installations_at_once_are_one(checkout: Checkout) -> None:
+    """Two `make run` at the same time: the second waits for the first, and then has nothing left to do."""
+    uv = checkout.bin / "uv"
+    uv.write_text(uv.read_text() + "import time\ntime.sleep(0.3)\n")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: checkout.install(), range(2)))
+    assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
+    assert len(checkout.calls()) == 2, "one dry run and one installation"
+    assert sum("waiting until it is done" in done.stdout for done in both) == 1
 
 
 def test_an_unknown_device_is_refused_plainly(checkout: Checkout) -> None:
