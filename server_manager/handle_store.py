@@ -80,6 +80,6 @@ def _parse(text: str) -> HandleRecord:
         raise TypeError("not a JSON object")
     known = {field.name: data[field.name] for field in fields(HandleRecord) if field.name in data}
     record = HandleRecord(**{**known, "argv": tuple(known["argv"]), "env": dict(known["env"])})
-    if not isinstance(record.pid, int) or not isinstance(record.start_time, int | float) or record.pid <= 1:
-        raise ValueError("pid and start_time must be numbers")
+    if not isinstance(record.pid, int) or not isinstance(record.start_ticks, int) or record.pid <= 1:
+        raise ValueError("pid and start_ticks must be whole numbers")
     return record

@@ -24,8 +24,6 @@ class LaunchRequest:
     port: int
     secret_env: Mapping[str, str] = field(default_factory=dict)
     """Added too, and never shown, logged or stored outside the state folder."""
-    survive: bool = False
-    """Whether the server may outlive the app (``--keep-servers``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +33,11 @@ class HandleRecord:
     name: str
     launcher: str
     pid: int
-    start_time: float
-    """When the process was created, Unix time in seconds, as psutil gives it."""
+    start_ticks: int
+    """When the process was created, in the kernel's clock ticks since boot (field 22 of proc(5)'s ``stat``): unlike a
+    Unix time it stays the same when somebody sets the clock."""
+    boot_id: str
+    """Of the boot that these ticks are counted from (``/proc/sys/kernel/random/boot_id``)."""
     port: int
     log_path: str
     tmpdir: str
@@ -82,6 +83,9 @@ class ServerHandle(Protocol):
 
     async def wait(self) -> int:
         """Waits for the leader's end and returns what ``poll`` returns."""
+
+    def release(self) -> None:
+        """From now on the server may outlive the app (``--keep-servers``): its record is on disk."""
 
     def terminate(self) -> None:
         """Asks the leader to end (SIGTERM)."""

@@ -2,7 +2,7 @@
 
 It holds the read end of a pipe to the app. The kernel closes the other end when the app ends, ``kill -9`` included;
 then the guardian kills the server's whole tree, removes what it left in TMPDIR and /dev/shm, and ends. When the app
-has done that itself it says ``bye``.
+has ended the server itself it says ``bye``, and the guardian removes what it knows of in /dev/shm.
 
 Why in this order. The guardian is started *before* the server and knows the server's marker from its command line. So
 there is no moment in which a server lives without a guardian: if the app dies before it could tell the server's pid,
@@ -10,10 +10,15 @@ the guardian looks for the marker in /proc for some seconds. (A child that has b
 holds a copy of the pipe's write end; so the end of file comes only when its environment, with the marker, is about to
 be visible.)
 
+A server that may outlive the app (``--keep-servers``) keeps its guardian: once the app has said ``keep``, the end of
+the pipe no longer ends the server, and the guardian watches its leader instead. A killed API server would otherwise
+leave EngineCore with the GPU's memory for good. The next app starts a guardian of its own and sends this one away.
+
 Why not ``PR_SET_PDEATHSIG``: it fires when the *thread* that started the server ends, and a signal to vLLM's leader
 alone is swallowed while it loads, or leaves EngineCore alive with the GPU's memory.
 
-Lines on the pipe: ``pid PID START_TICKS``, ``shm NAME`` (shared memory that the app has seen in use), ``bye``.
+Lines on the pipe: ``pid PID START_TICKS``, ``shm NAME`` (shared memory that the app has seen in use), ``keep``,
+``bye``.
 
 Run with ``python -S -E`` and nothing but the standard library: about 9 MiB and 20 ms.
 """
@@ -21,11 +26,12 @@ Run with ``python -S -E`` and nothing but the standard library: about 9 MiB and 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
 
-from .leftovers import mapped_shared_memory, remove_shared_memory, remove_tmpdir, shared_memory_candidates
+from .leftovers import SharedMemoryWatch, remove_tmpdir
 from .process_tree import Member, ProcessTree, send_signal
 
 SEARCH_SECONDS = 5.0
@@ -33,6 +39,8 @@ SEARCH_SECONDS = 5.0
 GIVE_UP_SECONDS = 60.0
 """A process that outlives SIGKILL for so long hangs in a driver; nothing in user space can end it."""
 POLL_SECONDS = 0.05
+LOOK_SECONDS = 0.2
+"""Between two looks at /dev/shm, which take about 30 microseconds where it has nothing new."""
 
 
 def kill_members(members: list[Member], leader_pid: int) -> None:
@@ -53,15 +61,24 @@ def kill_members(members: list[Member], leader_pid: int) -> None:
 class Guardian:
     """What it knows about its server."""
 
-    def __init__(self, marker: str, tmpdir: str) -> None:
+    def __init__(self, marker: str, tmpdir: str, *, before_the_server: bool) -> None:
         self.tree = ProcessTree(marker)
         self.tmpdir = tmpdir
-        self.shared_memory: set[str] = set()
+        self.shared_memory = SharedMemoryWatch(before_the_server=before_the_server)
+        self.keep = False
+        """Whether the server may outlive the app."""
 
     def listen(self, descriptor: int) -> bool:
         """Follows the app until the pipe ends; ``True`` when the app said that all is done."""
         pending = b""
-        while data := os.read(descriptor, 65536):
+        pipe = select.poll()
+        pipe.register(descriptor, select.POLLIN | select.POLLHUP)
+        while True:
+            if not pipe.poll(1000 * LOOK_SECONDS):
+                self.look()
+                continue
+            if not (data := os.read(descriptor, 65536)):
+                return False
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
                 words = os.fsdecode(line).split(" ")
@@ -70,8 +87,19 @@ class Guardian:
                 if words[0] == "pid":
                     self.tree.pid, self.tree.start_ticks = int(words[1]), int(words[2])
                 elif words[0] == "shm":
-                    self.shared_memory.add(words[1])
-        return False
+                    self.shared_memory.ours.add(words[1])
+                elif words[0] == "keep":
+                    self.keep = True
+
+    def look(self) -> None:
+        """Learns the names in /dev/shm while the processes live: afterwards it is too late."""
+        self.shared_memory.look(lambda: [member.pid for member in self.tree.members()])
+
+    def watch_leader(self) -> None:
+        """Returns when the leader has ended."""
+        while self.tree.leader_alive():
+            self.look()
+            time.sleep(LOOK_SECONDS)
 
     def end_server(self) -> int:
         """Kills until two looks in a row find nobody. Returns how many processes were killed."""
@@ -84,26 +112,33 @@ class Guardian:
             searching = not self.tree.pid and not killed and time.monotonic() - began < SEARCH_SECONDS
             if empty_looks >= 2 and not searching:
                 break
-            pids = [member.pid for member in members]
-            self.shared_memory |= mapped_shared_memory(pids, shared_memory_candidates())
+            self.look()
             kill_members(members, self.tree.pid)
             killed.update(member.identity for member in members)
             time.sleep(POLL_SECONDS)
-        remove_shared_memory(self.shared_memory)
+        self.shared_memory.remove()
         remove_tmpdir(self.tmpdir)
         return len(killed)
 
 
-def main(marker: str, tmpdir: str) -> None:
-    """Entry point. Standard input is the pipe, standard error the server's log."""
+def main(marker: str, tmpdir: str, when: str) -> None:
+    """Entry point; ``when`` is ``before`` or ``after`` the server's start.
+
+    Standard input is the pipe, standard error the server's log.
+    """
     # Whoever ends the app politely (Ctrl+C, systemd) may mean us too; we go when the app has gone. So it starts us with
     # SIGTERM, SIGINT and SIGHUP blocked, and we leave them so.
     os.chdir("/")
-    guardian = Guardian(marker, tmpdir)
+    guardian = Guardian(marker, tmpdir, before_the_server=when == "before")
     if guardian.listen(0):
+        guardian.shared_memory.remove()
         return
+    why = "vLLM Deck ended without stopping this server"
+    if guardian.keep:
+        guardian.watch_leader()
+        why = "This server ended while no vLLM Deck was up"
     killed = guardian.end_server()
     try:
-        print(f"vLLM Deck ended without stopping this server: its {killed} processes were killed.", file=sys.stderr)
+        print(f"{why}: its {killed} processes were killed.", file=sys.stderr)
     except OSError:  # the disk is full; the processes are gone, that is what counts
         return

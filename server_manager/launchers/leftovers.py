@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+
+TYPE_CHECKING = False  # of typing, which takes longer to import than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SHARED_MEMORY = "/dev/shm"
 SHARED_MEMORY_PREFIXES = ("psm_", "sem.mp-", "sem.loky-", "nccl-", "torch_", "cuda.shm.", "vllm_", "VLLM_")
 """Made by Python's shared_memory and multiprocessing, NCCL, torch, CUDA and vLLM. Only these are ever removed: people
 also keep model files in /dev/shm, and vLLM maps those just the same."""
 TMPDIR_PREFIX = "deck-"
+_JUST_NOW_SECONDS = 3.0
+"""A tree that was killed as a whole is found dead and tidied up within that time."""
+_MAPPED_AFTER_SECONDS = 0.1
 
 
 def shared_memory_candidates() -> set[str]:
@@ -48,6 +56,41 @@ def mapped_shared_memory(pids: list[int], names: set[str]) -> set[str]:
         except OSError:  # gone meanwhile, or of another user
             continue
     return found
+
+
+class SharedMemoryWatch:
+    """Learns which names in /dev/shm are a server's, by looking again and again while its processes live.
+
+    A name is a stranger's if it is older than the server, or has stood there for ``SETTLED_SECONDS`` without a process
+    of the server mapping it. One that is younger when the whole tree dies at once, and that nobody has mapped then,
+    counts as the server's.
+    """
+
+    SETTLED_SECONDS = 0.5
+
+    def __init__(self, *, before_the_server: bool) -> None:
+        """``before_the_server``: the server is yet to be started."""
+        self.ours: set[str] = set()
+        self._strangers = shared_memory_candidates() if before_the_server else set[str]()
+
+    def look(self, pids: Callable[[], list[int]]) -> set[str]:
+        """Names that have turned out to be the server's. Asks for its pids only where a name is to be examined."""
+        names = shared_memory_candidates()
+        self._strangers &= names
+        unknown = names - self.ours - self._strangers
+        if not unknown:
+            return set()
+        found = mapped_shared_memory(pids(), unknown)
+        self.ours |= found
+        self._strangers |= {name for name in unknown - found if not _is_younger(name, self.SETTLED_SECONDS)}
+        return found
+
+    def remove(self) -> None:
+        """Once all processes have ended."""
+        young = {name for name in shared_memory_candidates() - self._strangers if _is_younger(name, _JUST_NOW_SECONDS)}
+        if young - self.ours:
+            time.sleep(_MAPPED_AFTER_SECONDS)  # one that is just being made by another server is mapped by then
+        remove_shared_memory(self.ours | young)
 
 
 def remove_shared_memory(names: set[str]) -> None:
@@ -100,3 +143,10 @@ def _inode(path: str) -> int:
         return os.lstat(path).st_ino
     except OSError:  # removed meanwhile
         return 0
+
+
+def _is_younger(name: str, seconds: float) -> bool:
+    try:
+        return time.time() - os.lstat(f"{SHARED_MEMORY}/{name}").st_ctime < seconds
+    except OSError:  # removed meanwhile
+        return True

@@ -19,17 +19,20 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import psutil
-
 from server_manager.errors import LaunchError, StateDirError
 from server_manager.launchers.base import HandleRecord, LaunchRequest
-from server_manager.launchers.leftovers import TMPDIR_PREFIX
+from server_manager.launchers.leftovers import TMPDIR_PREFIX, SharedMemoryWatch
 from server_manager.launchers.local_handle import LocalServerHandle
-from server_manager.launchers.process_tree import MARKER_VARIABLE, read_marker, read_member
+from server_manager.launchers.process_tree import (
+    MARKER_VARIABLE,
+    Member,
+    boot_id,
+    read_marker,
+    read_member,
+    send_signal,
+)
 from server_manager.settings import Settings
 
-START_TIME_TOLERANCE_SECONDS = 0.011
-"""The kernel counts start times in hundredths of a second."""
 TMPDIR_MAX_CHARS = 59
 """vLLM binds Unix sockets named by a UUID in TMPDIR, and their whole path may have 107 bytes."""
 NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE", "VLLM_PORT", MARKER_VARIABLE)
@@ -38,7 +41,7 @@ NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE", "VLLM_PORT", MARKER_VARIABLE)
 GUARDIAN_EXIT_SECONDS = 5.0
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 # Not `-m server_manager.launchers.guardian`: that would import the whole package, and psutil with it.
-GUARDIAN_CODE = "import sys; sys.path.append(sys.argv[1]); from launchers.guardian import main; main(*sys.argv[2:4])"
+GUARDIAN_CODE = "import sys; sys.path.append(sys.argv[1]); from launchers.guardian import main; main(*sys.argv[2:5])"
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def create_launcher(settings: Settings) -> LocalLauncher:
 
 
 class LocalLauncher:
-    """Starts servers in sessions of their own, each with a guardian unless it may outlive the app."""
+    """Starts servers in sessions of their own, each with a guardian."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -60,13 +63,13 @@ class LocalLauncher:
         env = child_environment(os.environ, request, self._settings.cache_dir, tmpdir, marker)
         executable = find_executable(request.argv, env)
         started_at = time.time()
+        shared_memory = SharedMemoryWatch(before_the_server=True)
         prepare_log(request.log_path, request.argv)
         guardian = None
         child = None
         try:
-            if not request.survive:
-                # First, so that there is no moment in which the server lives without it (see guardian.py).
-                guardian = GuardianProcess(marker, str(tmpdir), str(request.log_path))
+            # First, so that there is no moment in which the server lives without it (see guardian.py).
+            guardian = GuardianProcess(marker, str(tmpdir), str(request.log_path), when="before")
             make_tmpdir(tmpdir)
             child = start_server(request, executable, env)
         except OSError as error:
@@ -83,13 +86,13 @@ class LocalLauncher:
                     await guardian.close()
         leader = read_member(child.pid)
         assert leader is not None, "a child that nobody has waited for is at least a zombie"
-        if guardian is not None:
-            guardian.say(f"pid {leader.pid} {leader.start_ticks}")
+        guardian.say(f"pid {leader.pid} {leader.start_ticks}")
         record = HandleRecord(
             name=request.name,
             launcher="local",
             pid=child.pid,
-            start_time=psutil.Process(child.pid).create_time(),
+            start_ticks=leader.start_ticks,
+            boot_id=boot_id(),
             port=request.port,
             log_path=str(request.log_path),
             tmpdir=str(tmpdir),
@@ -99,50 +102,49 @@ class LocalLauncher:
             started_at=started_at,
             marker=marker,
         )
-        return self._handle(record, leader.start_ticks, request.survive, child, guardian)
+        return handle_of(record, child, guardian, shared_memory)
 
     async def adopt(self, record: HandleRecord) -> LocalServerHandle | None:
         """The handle of a server of an earlier app, ``None`` where pid and start time no longer match.
 
-        Where the leader is gone, whatever is left of its tree (EngineCore without its API server, files) is ended and
-        removed, since nobody else would: found by the marker alone, so that no stranger is touched.
+        Whatever else is left of its tree then (EngineCore without its API server, files) is ended and removed, since
+        nobody else would: found by the marker alone, so that no stranger is touched.
         """
-        leader = read_member(record.pid)
-        if leader is not None and leader.alive:
-            if is_same_server(record):
-                return self._handle(record, leader.start_ticks, self._settings.keep_servers)
-            if record.marker and read_marker(record.pid) == record.marker:
-                logger.warning("Process %d looks like %s, but its start time differs.", record.pid, record.name)
-                return None
+        if is_same_server(record):
+            handle = handle_of(record)
+            if handle.guardian_pid is not None:
+                dismiss_guardians(record.marker, but=handle.guardian_pid)
+            return handle
         if record.marker:
-            await LocalServerHandle(replace(record, pid=0), 0).kill()
+            await LocalServerHandle(replace(record, pid=0, start_ticks=0)).kill()
         return None
 
-    def _handle(
-        self,
-        record: HandleRecord,
-        start_ticks: int,
-        survive: bool,
-        child: subprocess.Popen[bytes] | None = None,
-        guardian: GuardianProcess | None = None,
-    ) -> LocalServerHandle:
-        def new_guardian() -> GuardianProcess:
-            return GuardianProcess(record.marker, record.tmpdir, record.log_path)
 
-        return LocalServerHandle(
-            record, start_ticks, child=child, guardian=guardian, new_guardian=None if survive else new_guardian
-        )
+def handle_of(
+    record: HandleRecord,
+    child: subprocess.Popen[bytes] | None = None,
+    guardian: GuardianProcess | None = None,
+    shared_memory: SharedMemoryWatch | None = None,
+) -> LocalServerHandle:
+    """The handle of a living server, with the guardian that it has or a new one."""
+
+    def new_guardian() -> GuardianProcess:
+        return GuardianProcess(record.marker, record.tmpdir, record.log_path, when="after")
+
+    return LocalServerHandle(
+        record, child=child, guardian=guardian, new_guardian=new_guardian, shared_memory=shared_memory
+    )
 
 
 class GuardianProcess:
     """A guardian and the app's end of the pipe to it (see ``guardian.py``)."""
 
-    def __init__(self, marker: str, tmpdir: str, log_path: str) -> None:
-        """Starts it. Raises ``OSError`` where that is not possible."""
+    def __init__(self, marker: str, tmpdir: str, log_path: str, *, when: str) -> None:
+        """Starts it, ``before`` its server is started or ``after``. Raises ``OSError`` where that is not possible."""
         env = {key: value for key, value in os.environ.items() if key != MARKER_VARIABLE}
         with open(log_path, "ab") as log, polite_signals_blocked():
             self._process = subprocess.Popen(
-                (sys.executable, "-S", "-E", "-c", GUARDIAN_CODE, str(PACKAGE_DIR), marker, tmpdir),
+                (sys.executable, "-S", "-E", "-c", GUARDIAN_CODE, str(PACKAGE_DIR), marker, tmpdir, when),
                 env=env,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
@@ -153,12 +155,20 @@ class GuardianProcess:
         assert self._process.stdin is not None, "asked for with PIPE"
         self._pipe = self._process.stdin
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def alive(self) -> bool:
         return self._process.poll() is None
 
     def say(self, line: str) -> None:
         with contextlib.suppress(BrokenPipeError):
             self._pipe.write(f"{line}\n".encode())
+
+    def drop(self) -> None:
+        """Lets go of the pipe to one that is dead."""
+        self._pipe.close()
 
     async def close(self) -> None:
         """Tells it to go and waits until it has: milliseconds, unless it has only just been started."""
@@ -169,6 +179,28 @@ class GuardianProcess:
             if time.monotonic() > deadline:
                 self._process.kill()
             await asyncio.sleep(0.005)
+
+
+def guardians_of(marker: str) -> list[Member]:
+    """The living guardians of a server, whoever started them: the marker stands in their command line."""
+    found = []
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:  # gone meanwhile
+            continue
+        if os.fsencode(GUARDIAN_CODE) in words and os.fsencode(marker) in words:
+            member = read_member(pid)
+            if member is not None and member.alive:
+                found.append(member)
+    return found
+
+
+def dismiss_guardians(marker: str, *, but: int) -> None:
+    """Sends away the guardians that earlier apps left with a server, except for the one with the pid ``but``."""
+    for guardian in guardians_of(marker):
+        if guardian.pid != but:
+            send_signal(guardian, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -197,15 +229,14 @@ def start_server(request: LaunchRequest, executable: str, env: Mapping[str, str]
 
 def is_same_server(record: HandleRecord) -> bool:
     """Whether the record's pid is still the process that it was, and leads a session of its own."""
-    try:
-        start_time = psutil.Process(record.pid).create_time()
-        own_session = os.getsid(record.pid) == record.pid
-    except (psutil.Error, ProcessLookupError, PermissionError):
+    leader = read_member(record.pid)
+    if leader is None or not leader.alive or record.boot_id != boot_id():
         return False
-    if record.pid in (os.getpid(), os.getpgrp()) or not own_session:
+    if leader.start_ticks != record.start_ticks or leader.sid != leader.pid:
         return False
-    same_marker = read_marker(record.pid) in (record.marker, "")
-    return same_marker and abs(start_time - record.start_time) <= START_TIME_TOLERANCE_SECONDS
+    if record.pid in (os.getpid(), os.getpgrp()):
+        return False
+    return read_marker(record.pid) in (record.marker, "")
 
 
 def child_environment(

@@ -16,19 +16,12 @@ import psutil
 
 from server_manager.launchers.base import HandleRecord, ProcessInfo
 from server_manager.launchers.guardian import kill_members
-from server_manager.launchers.leftovers import (
-    mapped_shared_memory,
-    remove_shared_memory,
-    remove_tmpdir,
-    shared_memory_candidates,
-)
+from server_manager.launchers.leftovers import SharedMemoryWatch, remove_tmpdir
 from server_manager.launchers.process_tree import Member, ProcessTree, read_member, send_signal
 
 KILL_DEADLINE_SECONDS = 10.0
 """A process that SIGKILL has not ended by then hangs in a driver."""
 POLL_SECONDS = 0.02
-SHARED_MEMORY_INTERVAL_SECONDS = 5.0
-"""How often the memory maps are read again for names in /dev/shm that nobody was seen to use so far."""
 logger = logging.getLogger(__name__)
 
 
@@ -41,9 +34,15 @@ class Child(Protocol):
 class GuardianLink(Protocol):
     """The app's end of the pipe to a guardian (see ``guardian.py``)."""
 
+    @property
+    def pid(self) -> int: ...
+
     def alive(self) -> bool: ...
 
     def say(self, line: str) -> None: ...
+
+    def drop(self) -> None:
+        """Lets go of the pipe to one that is dead."""
 
     async def close(self) -> None:
         """Tells it to go and waits until it has."""
@@ -55,24 +54,23 @@ class LocalServerHandle:
     def __init__(
         self,
         record: HandleRecord,
-        start_ticks: int,
         *,
         child: Child | None = None,
         new_guardian: Callable[[], GuardianLink] | None = None,
         guardian: GuardianLink | None = None,
+        shared_memory: SharedMemoryWatch | None = None,
     ) -> None:
-        """``child`` is ``None`` for an adopted server, ``new_guardian`` where the server may outlive the app."""
+        """``child`` is ``None`` for an adopted server, ``new_guardian`` where there is only something to be ended."""
         self._record = record
-        self._leader = (record.pid, start_ticks)
+        self._leader = (record.pid, record.start_ticks)
         self._child = child
         self._new_guardian = new_guardian
         self._guardian = guardian
-        self._tree = ProcessTree(record.marker, record.pid, start_ticks)
+        self._tree = ProcessTree(record.marker, record.pid, record.start_ticks)
         self._lock = threading.Lock()
-        self._shared_memory: set[str] = set()
-        self._unclaimed: set[str] = set()
-        self._maps_read_at = 0.0
+        self._shared_memory = shared_memory or SharedMemoryWatch(before_the_server=False)
         self._ended = False
+        self._released = False
         self._killing: asyncio.Task[tuple[int, ...]] | None = None
         self._watch_guardian()
 
@@ -83,6 +81,11 @@ class LocalServerHandle:
     @property
     def record(self) -> HandleRecord:
         return self._record
+
+    @property
+    def guardian_pid(self) -> int | None:
+        with self._lock:
+            return None if self._guardian is None else self._guardian.pid
 
     def poll(self) -> int | None:
         """``None`` while the leader lives, else its returncode; -1 where it is not our child."""
@@ -111,6 +114,13 @@ class LocalServerHandle:
             if self.poll() is None:
                 await asyncio.sleep(POLL_SECONDS)
         return code
+
+    def release(self) -> None:
+        """Tells the guardian that the server may outlive the app."""
+        with self._lock:
+            self._released = True
+            if self._guardian is not None:
+                self._guardian.say("keep")
 
     def terminate(self) -> None:
         """SIGTERM to the leader alone, as vLLM expects it."""
@@ -153,9 +163,20 @@ class LocalServerHandle:
     async def _kill(self) -> tuple[int, ...]:
         if self._ended:
             return ()
+        # In a thread: looks through /proc, and may have to read the memory maps of every process of this user.
+        if survivors := await asyncio.to_thread(self._end_tree):
+            return survivors
+        with self._lock:
+            guardian, self._guardian, self._new_guardian = self._guardian, None, None
+        if guardian is not None:
+            await guardian.close()
+        return ()
+
+    def _end_tree(self) -> tuple[int, ...]:
+        """Kills until nobody is left, then removes what is left; the pids that would not die. Blocking."""
         deadline = time.monotonic() + KILL_DEADLINE_SECONDS
         members = self._members(fresh=True)
-        self._learn_shared_memory(members, now=True)
+        self._learn_shared_memory(members)
         seen = {member.pid for member in members}
         empty_looks = 0
         while True:
@@ -167,47 +188,25 @@ class LocalServerHandle:
                 break
             if time.monotonic() > deadline:
                 return tuple(member.pid for member in members)
-            await asyncio.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
             members = self._members()
             seen.update(member.pid for member in members)
         self._ended = True
         self._reap(seen - {self.pid})
-        # In a thread: it may have to read the memory maps of every process of this user.
-        await asyncio.to_thread(remove_shared_memory, set(self._shared_memory))
+        self._shared_memory.remove()
         remove_tmpdir(self._record.tmpdir)
-        with self._lock:
-            guardian, self._guardian, self._new_guardian = self._guardian, None, None
-        if guardian is not None:
-            await guardian.close()
         return ()
 
     def _members(self, *, fresh: bool = False) -> list[Member]:
         with self._lock:
             return [] if self._ended else self._tree.members(fresh=fresh)
 
-    def _learn_shared_memory(self, members: list[Member], *, now: bool = False) -> None:
-        """Remembers the names in /dev/shm that the tree has mapped.
-
-        Maps are read only when there is a name that nobody was seen to use: at once when it is new, again every few
-        seconds (a name may be seen before its maker has mapped it).
-        """
-        candidates = shared_memory_candidates()
-        unclaimed = candidates - self._shared_memory
-        due = (
-            now or unclaimed - self._unclaimed or time.monotonic() - self._maps_read_at > SHARED_MEMORY_INTERVAL_SECONDS
-        )
-        if not unclaimed or not due:
-            return
-        self._maps_read_at = time.monotonic()
-        found = mapped_shared_memory([member.pid for member in members], unclaimed)
-        self._unclaimed = unclaimed - found
-        self._shared_memory |= found
-        self._tell_guardian(found)
-
-    def _tell_guardian(self, names: set[str]) -> None:
+    def _learn_shared_memory(self, members: list[Member]) -> None:
+        """Remembers the names in /dev/shm that the tree has mapped; the guardian, which looks more often, does too."""
+        found = self._shared_memory.look(lambda: [member.pid for member in members])
         with self._lock:
             if self._guardian is not None:
-                for name in names:
+                for name in found:
                     self._guardian.say(f"shm {name}")
 
     def _watch_guardian(self) -> None:
@@ -215,14 +214,18 @@ class LocalServerHandle:
         with self._lock:
             if self._new_guardian is None or self._ended or (self._guardian is not None and self._guardian.alive()):
                 return
+            if self._guardian is not None:
+                self._guardian.drop()
             try:
                 self._guardian = self._new_guardian()
             except OSError as error:
                 logger.warning("No guardian for %s: %s. It will outlive a crash of the app.", self._record.name, error)
                 return
             self._guardian.say(f"pid {self._leader[0]} {self._leader[1]}")
-            for name in self._shared_memory:
+            for name in self._shared_memory.ours:
                 self._guardian.say(f"shm {name}")
+            if self._released:
+                self._guardian.say("keep")
 
     @staticmethod
     def _reap(pids: set[int]) -> None:

@@ -56,6 +56,15 @@ def read_marker(pid: int) -> str:
     return ""
 
 
+def boot_id() -> str:
+    """Of this boot of the machine; empty where the kernel does not tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 class ProcessTree:
     """Finds the members of one tree. A second look is cheap: only processes that are new are examined."""
 

@@ -35,7 +35,6 @@ async def main(state_dir: Path, port: int, mode: str) -> None:
         env={},
         log_path=settings.logs_dir / f"{name}.log",
         port=port,
-        survive=mode == "survive",
     )
     # As the app's own: a descriptor that no child may hold.
     listener = socket.create_server(("127.0.0.1", 0))
@@ -45,8 +44,9 @@ async def main(state_dir: Path, port: int, mode: str) -> None:
         local.make_tmpdir = die
     handle = await local.create_launcher(settings).launch(request)
     facts = {**asdict(handle.record), "listener": listener.getsockname()[1]}
-    if handle._guardian is not None:
-        facts["guardian"] = handle._guardian._process.pid
+    if mode == "survive":
+        handle.release()
+    facts["guardian"] = handle.guardian_pid
     while mode == "stopping" and handle.poll() is None and not log_has(request.log_path, "startup complete"):  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     if mode == "stopping":

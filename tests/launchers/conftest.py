@@ -76,7 +76,7 @@ async def launch(launcher: LocalLauncher, settings: Settings) -> AsyncIterator[L
         await handle.kill()
 
 
-def request_for(settings: Settings, *, survive: bool = False, **fake: object) -> LaunchRequest:
+def request_for(settings: Settings, **fake: object) -> LaunchRequest:
     port = free_port()
     name = settings.state_dir.name
     return LaunchRequest(
@@ -86,5 +86,4 @@ def request_for(settings: Settings, *, survive: bool = False, **fake: object) ->
         log_path=settings.logs_dir / f"{name}.log",
         port=port,
         secret_env={"VLLM_API_KEY": "secret-key"},
-        survive=survive,
     )

@@ -17,7 +17,7 @@ import pytest
 from server_manager.launchers import guardian
 from server_manager.launchers.base import HandleRecord
 from server_manager.launchers.leftovers import SHARED_MEMORY, remove_tmpdir
-from server_manager.launchers.local import LocalLauncher, create_launcher
+from server_manager.launchers.local import LocalLauncher, create_launcher, guardians_of
 from server_manager.launchers.process_tree import ProcessTree, read_marker, read_member
 from server_manager.settings import Settings
 
@@ -156,14 +156,43 @@ async def test_server_that_may_survive_is_adopted_by_the_next_app(start_app: Sta
     app = await start_app("survive")
     await eventually(lambda: is_serving(app.port), "the server listens")
     await app.kill()
-    assert "guardian" not in app.facts
-    next_app = create_launcher(dataclasses.replace(settings, keep_servers=True))
-    handle = await next_app.adopt(app.record)
+    assert guardians_of(app.record.marker), "somebody watches it while no app is up"
+    handle = await create_launcher(settings).adopt(app.record)
     assert handle is not None
     assert is_serving(app.port)
+    await eventually(lambda: zombie(app), "the guardian of the first app is sent away")
+    assert [guardian.pid for guardian in guardians_of(app.record.marker)] == [handle.guardian_pid]
     assert await handle.kill() == ()
     assert not processes_with_marker(app.record.marker)
     assert not Path(app.record.tmpdir).exists()
+
+
+async def test_kept_server_that_dies_while_no_app_is_up_leaves_nothing(start_app: StartApp) -> None:
+    """Its API server alone is killed: EngineCore would hold the GPU's memory for good."""
+    before = set(os.listdir(SHARED_MEMORY))
+    app = await start_app("survive", setsid=1, shm=1)
+    await eventually(lambda: is_serving(app.port), "the server listens")
+    await app.kill()
+    assert is_serving(app.port)
+    os.kill(app.record.pid, signal.SIGKILL)
+    await all_gone(app)
+    assert not [name for name in set(os.listdir(SHARED_MEMORY)) - before if name.startswith("psm_fake")]
+    assert "ended while no vLLM Deck was up" in Path(app.record.log_path).read_text()
+
+
+async def test_replaced_guardian_knows_that_the_server_may_survive(start_app: StartApp, settings: Settings) -> None:
+    app = await start_app("survive")
+    await eventually(lambda: is_serving(app.port), "the server listens")
+    os.kill(app.facts["guardian"], signal.SIGKILL)
+
+    def successor() -> list[int]:
+        return [guardian.pid for guardian in guardians_of(app.record.marker) if guardian.pid != app.facts["guardian"]]
+
+    await eventually(successor, "a new guardian")
+    await app.kill()
+    handle = await create_launcher(settings).adopt(app.record)
+    assert handle is not None
+    await handle.kill()
 
 
 async def test_guardian_is_outside_and_holds_nothing_of_the_app(start_app: StartApp) -> None:

@@ -11,7 +11,6 @@ import stat
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from server_manager.errors import LaunchError, StateDirError
@@ -20,6 +19,7 @@ from server_manager.launchers.base import LaunchRequest
 from server_manager.launchers.leftovers import SHARED_MEMORY
 from server_manager.launchers.local import LocalLauncher, create_launcher
 from server_manager.launchers.local_handle import LocalServerHandle
+from server_manager.launchers.process_tree import read_member
 from server_manager.settings import Settings
 
 from .conftest import Launch, eventually, is_serving, processes_with_marker, request_for
@@ -100,7 +100,9 @@ async def test_kill_never_touches_the_callers_group(launch: Launch) -> None:
 
 async def test_record_of_our_own_process_is_not_adopted(launcher: LocalLauncher, launch: Launch) -> None:
     handle = await launch()
-    me = dataclasses.replace(handle.record, pid=os.getpid(), start_time=psutil.Process().create_time())
+    ourselves = read_member(os.getpid())
+    assert ourselves is not None
+    me = dataclasses.replace(handle.record, pid=os.getpid(), start_ticks=ourselves.start_ticks)
     assert local.is_same_server(me) is False
 
 
@@ -122,7 +124,7 @@ async def test_shared_memory_is_removed_when_all_were_killed_from_outside(launch
     handle = await launch(shm=1)
     await eventually(lambda: fake_shared_memory() - before, "shared memory")
     # A sampler looks at the processes while they live: that is when the names are learnt.
-    await eventually(lambda: handle.processes() and handle._shared_memory, "the names are learnt")
+    await eventually(lambda: handle.processes() and handle._shared_memory.ours, "the names are learnt")
     os.killpg(handle.pid, signal.SIGKILL)
     await handle.wait()
     assert fake_shared_memory() - before
@@ -284,10 +286,21 @@ async def test_adopted_server_can_be_watched_and_ended(launch: Launch, next_app:
 
 async def test_wrong_start_time_is_not_adopted(launch: Launch, next_app: LocalLauncher) -> None:
     handle = await launch()
-    for seconds in (-1.0, 0.05, 1.0):
-        wrong = dataclasses.replace(handle.record, start_time=handle.record.start_time + seconds)
+    for wrong in (
+        dataclasses.replace(handle.record, marker="another:1", start_ticks=handle.record.start_ticks - 1),
+        dataclasses.replace(handle.record, marker="another:1", start_ticks=handle.record.start_ticks + 1),
+        dataclasses.replace(handle.record, marker="another:1", boot_id="an earlier boot"),
+    ):
         assert await next_app.adopt(wrong) is None
     assert is_serving(handle.record.port)
+
+
+async def test_what_bears_the_marker_is_ended_where_the_record_is_wrong(
+    launch: Launch, next_app: LocalLauncher
+) -> None:
+    handle = await launch()
+    assert await next_app.adopt(dataclasses.replace(handle.record, boot_id="an earlier boot")) is None
+    assert processes_with_marker(handle.record.marker) == []
 
 
 async def test_orphans_of_a_server_whose_leader_is_gone_are_ended(launch: Launch, next_app: LocalLauncher) -> None:
