@@ -15,7 +15,7 @@ from server_manager.generation_config import context_length, recommended_for
 from server_manager.log_file import tail
 from server_manager.manager import Server, ServerManager
 from server_manager.metrics_poller import MetricsPoller
-from server_manager.model_spec import ModelSpec, option_error, option_warnings
+from server_manager.model_spec import RESTARTS_VARIABLE, ModelSpec, option_error, option_warnings
 from server_manager.sampling import SAMPLING_PARAMS, SamplingParam, defaults_for, request_fields
 from server_manager.server_state import ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
@@ -25,6 +25,7 @@ from server_manager.telemetry.base import Reading
 from server_manager.telemetry.sampler import GpuSampler
 
 __all__ = [
+    "RESTARTS_VARIABLE",
     "SAMPLING_PARAMS",
     "SECRET_FLAGS",
     "Catalogue",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -14,10 +14,10 @@ from server_manager.client import ClientSession
 from server_manager.conversations import ConversationStore
 from server_manager.errors import ServerManagerError
 from server_manager.launcher_registry import create_launcher
+from server_manager.launchers.base import ProcessInfo
 from server_manager.manager import ServerManager
 from server_manager.settings import Settings
 from server_manager.telemetry import open_probe
-from server_manager.telemetry.base import DeviceSnapshot
 from server_manager.telemetry.sampler import GpuSampler
 
 log = logging.getLogger(__name__)
@@ -70,13 +70,15 @@ class Parts:
 def compose(settings: Settings) -> Parts:
     """Makes the parts; nothing is started yet."""
     session = ClientSession()
+    servers: list[ServerManager] = []  # the sampler asks the manager for its processes, and the manager the sampler
 
-    async def devices() -> Sequence[DeviceSnapshot]:
-        return (await sampler.next_reading()).devices
+    def processes() -> dict[str, tuple[ProcessInfo, ...]]:
+        return servers[0].processes()
 
+    sampler = GpuSampler(open_probe, processes, settings.sample_interval, settings.history_samples)
     manager = ServerManager(
-        settings, Catalogue(settings.models_dir), create_launcher("local", settings), session, devices
+        settings, Catalogue(settings.models_dir), create_launcher("local", settings), session, sampler
     )
-    sampler = GpuSampler(open_probe, manager.processes, settings.sample_interval, settings.history_samples)
+    servers.append(manager)
     conversations = ConversationStore()
     return Parts(manager, sampler, conversations, ChatService(manager, conversations), session)

@@ -67,12 +67,12 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
         options.setdefault(name, value)
     placed = {"host": "127.0.0.1", "port": port, **options}
     serve_args = replace(spec, model=model, options=placed).serve_args()
-    env = {name: value for name, value in spec.env.items() if not is_secret(name)}
+    env = {name: value for name, value in spec.vllm_env.items() if not is_secret(name)}
     if options.get("enable-sleep-mode"):
         env["VLLM_SERVER_DEV_MODE"] = "1"  # /sleep and /wake_up exist only then; behind our own port nobody else asks
     if cpu_only and options.get("distributed-executor-backend") == "uni":
         env.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    secret_env = {name: value for name, value in spec.env.items() if is_secret(name)}
+    secret_env = {name: value for name, value in spec.vllm_env.items() if is_secret(name)}
     secret_env |= {**secrets_of_options, "VLLM_API_KEY": api_key}
     request = LaunchRequest(
         name=spec.name,
@@ -81,7 +81,6 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
         secret_env=secret_env,
         log_path=settings.logs_dir / f"{spec.name}.log",
         port=port,
-        survive=settings.keep_servers,
     )
     return LaunchPlan(
         request,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +14,22 @@ from server_manager.attached_server import AttachedServer
 from server_manager.bundled import bundled_models, converted_folder, ensure_converted
 from server_manager.catalogue import Catalogue
 from server_manager.client import ClientSession, ServerClient
-from server_manager.errors import InsufficientMemory, ManagerClosed, StartAborted, UnknownModel
+from server_manager.errors import ManagerClosed, ServerManagerError, StartAborted, UnknownModel
 from server_manager.handle_store import HandleStore
 from server_manager.launch_plan import LaunchPlan, check_local_folder, make_plan
 from server_manager.launchers.base import Launcher, ProcessInfo
+from server_manager.memory_gate import until_memory_is_free
 from server_manager.model_spec import ModelSpec
 from server_manager.server_process import Dependencies, ServerProcess
-from server_manager.server_state import LIVE_STATES, ServerExit, ServerStatus
+from server_manager.server_state import LIVE_STATES, ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
 from server_manager.shell_line import shell_line
-from server_manager.telemetry.base import DeviceSnapshot
+from server_manager.stop_receipt import Readings
 
 log = logging.getLogger(__name__)
 
 CPU_DEFAULT = "SmolLM2-135M-Instruct"
 GPU_DEFAULT = "Qwen2-0.5B-Instruct"
-_VLLM_DEFAULT_UTILIZATION = 0.92
 
 
 class Server(Protocol):
@@ -61,13 +60,12 @@ class ServerManager:
         catalogue: Catalogue,
         launcher: Launcher,
         session: ClientSession,
-        devices: Callable[[], Awaitable[Sequence[DeviceSnapshot]]],
+        readings: Readings,
     ) -> None:
-        """``devices`` reads the accelerators as they are now; an empty answer means that vLLM will use the CPU."""
+        """``readings`` shows the accelerators as they are now; none there means that vLLM will use the CPU."""
         self.settings = settings
         self.catalogue = catalogue
-        self._shared = Dependencies(settings, launcher, HandleStore(settings.records_dir), session)
-        self._devices = devices
+        self._shared = Dependencies(settings, launcher, HandleStore(settings.records_dir), session, readings)
         self._servers: dict[str, Server] = {}
         self._stop_first: dict[str, str] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -191,7 +189,16 @@ class ServerManager:
     # Parts
 
     def _process(self, name: str) -> ServerProcess:
-        return ServerProcess(name, lambda progress: self._plan(name, progress), self._shared)
+        return ServerProcess(
+            name, lambda progress: self._plan(name, progress), self._shared, lambda: self._restarts(name)
+        )
+
+    def _restarts(self, name: str) -> int:
+        """How often a crashed server may be started again, by its model's file as it now is."""
+        try:
+            return self.catalogue.get(name).restarts
+        except ServerManagerError:  # it is gone, or cannot be read: then it cannot be started either
+            return 0
 
     async def _plan(self, name: str, progress: Callable[[str], None]) -> LaunchPlan:
         """Everything before the process: the other server's stop, the files, the memory."""
@@ -203,12 +210,14 @@ class ServerManager:
         if leaving:
             progress(f"stopping {leaving}")
             await self.server(leaving).stop()
-        devices = await self._devices()
         model = spec.model
         if model in bundled_models():
             model = str(await ensure_converted(model, self.settings.cache_dir, self.settings.vllm_command[0], progress))
-        _check_memory(spec, devices)
-        return make_plan(spec, self.settings, model=model, cpu_only=not devices)
+        reading = await until_memory_is_free(spec, self._shared.readings, progress, self._one_is_ending)
+        return make_plan(spec, self.settings, model=model, cpu_only=not reading.devices)
+
+    def _one_is_ending(self) -> bool:
+        return any(server.status.state is ServerState.STOPPING for server in self._servers.values())
 
     def _in_background(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
@@ -242,29 +251,3 @@ class ServerManager:
 def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()):
         log.error("%s", error)
-
-
-def _check_memory(spec: ModelSpec, devices: Sequence[DeviceSnapshot]) -> None:
-    """Raises ``InsufficientMemory`` where vLLM's own check is bound to fail some 30 s later.
-
-    The formula is vLLM's ``request_memory`` (v1/worker/utils.py): free >= ceil(total * gpu_memory_utilization), on as
-    many devices as the model is split over. It is left to vLLM where the spec sets the cache's size or the devices.
-    """
-    options = spec.options
-    if {"kv-cache-memory-bytes", "device-ids"} & options.keys() or "CUDA_VISIBLE_DEVICES" in {**os.environ, **spec.env}:
-        return
-    try:
-        share = float(str(options.get("gpu-memory-utilization", _VLLM_DEFAULT_UTILIZATION)))
-        split = int(str(options.get("tensor-parallel-size", 1))) * int(str(options.get("pipeline-parallel-size", 1)))
-    except ValueError:
-        return  # vLLM's parser says it better
-    for device in devices[:split]:
-        total, free = device.memory_total_bytes, device.memory_free_bytes
-        if total and free is not None and free < share * total:
-            raise InsufficientMemory(
-                f"{spec.name} asks for {share * total / 2**30:.1f} GiB of GPU {device.index} "
-                f"(gpu-memory-utilization {share:g}), and {free / 2**30:.1f} GiB are free.",
-                "Stop another server, or lower gpu-memory-utilization.",
-                requested_bytes=int(share * total),
-                free_bytes=free,
-            )

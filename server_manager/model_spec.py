@@ -19,6 +19,9 @@ Source = Literal["huggingface", "modelscope", "mirror", "local"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _KEY = re.compile(r"[^\s=]+")
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # argparse's own
+RESTARTS_VARIABLE = "DECK_RESTARTS"
+"""In a model's ``.env`` (or ``defaults.env``): how often in a row it is started again after a crash."""
+_OWN_VARIABLES = "DECK_"
 RESERVED_NAMES = frozenset({"defaults"})
 """``defaults.env`` belongs to all models."""
 
@@ -81,6 +84,17 @@ class ModelSpec:
             return "modelscope"
         endpoint = self._variable("HF_ENDPOINT").rstrip("/")
         return "mirror" if endpoint not in {"", "https://huggingface.co"} else "huggingface"
+
+    @property
+    def restarts(self) -> int:
+        """How often in a row the server may be started again after a crash; 0 where the operator has not said."""
+        text = self._variable(RESTARTS_VARIABLE)
+        return int(text) if text.isascii() and text.isdecimal() else 0
+
+    @property
+    def vllm_env(self) -> dict[str, str]:
+        """``env`` without what is for us alone."""
+        return {name: value for name, value in self.env.items() if not name.startswith(_OWN_VARIABLES)}
 
     def _variable(self, name: str) -> str:
         return self.env.get(name, os.environ.get(name, "")).strip()

@@ -19,7 +19,6 @@ from typing import Any
 
 from server_manager.client import ClientSession, ServerClient
 from server_manager.errors import (
-    ExitedDuringStart,
     ManagerClosed,
     NotAllowed,
     RequestRejected,
@@ -32,18 +31,18 @@ from server_manager.launch_plan import Planner
 from server_manager.launchers.base import HandleRecord, Launcher, ProcessInfo, ServerHandle
 from server_manager.polite_end import OpenStreams, end_politely
 from server_manager.readiness import until_ready
-from server_manager.server_state import ExitCause, ServerExit, ServerState, ServerStatus
+from server_manager.restart_policy import Restarter
+from server_manager.server_state import ExitCause, Restart, ServerExit, ServerState, ServerStatus
+from server_manager.serving_watch import until_ended
 from server_manager.settings import Settings
 from server_manager.start_phase import PhaseReached, StartPhase
 from server_manager.status_cell import StatusCell
+from server_manager.stop_receipt import Readings, ReceiptTaker
 from server_manager.stop_request import StopRequest, StopRequested
 
 log = logging.getLogger(__name__)
 
 _SERVING = (ServerState.READY, ServerState.ASLEEP)
-_HEALTH_INTERVAL_READY = 2.0
-_ENGINE_DEATH_PATIENCE = 8.0
-"""After ``/health`` says 503 vLLM takes about 5 s to exit; its log is complete then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +53,16 @@ class Dependencies:
     launcher: Launcher
     store: HandleStore
     session: ClientSession
+    readings: Readings
 
 
 class ServerProcess:
     """A model's server: at most one tree of processes at a time."""
 
-    def __init__(self, name: str, planner: Planner, shared: Dependencies) -> None:
+    def __init__(
+        self, name: str, planner: Planner, shared: Dependencies, restarts: Callable[[], int] = lambda: 0
+    ) -> None:
+        """``restarts`` says how often the server may be started again after a crash."""
         self.name = name
         self._planner = planner
         self._shared = shared
@@ -73,6 +76,7 @@ class ServerProcess:
         self._shutdown_timeout = shared.settings.shutdown_timeout
         self._streams = OpenStreams()
         self._sleep_lock = asyncio.Lock()
+        self._restarter = Restarter(restarts, self._start_again)
 
     # What everyone may know
 
@@ -111,6 +115,7 @@ class ServerProcess:
             # Any other state without a life is that of a server we have let go of.
             if self.status.state not in (ServerState.STOPPED, ServerState.FAILED):
                 return False
+            self._restarter.asked_for()
             self._begin(self._live)
             return True
         self._again = self._again or self._ending
@@ -153,7 +158,10 @@ class ServerProcess:
         SIGKILL. Cancelling ends only the waiting.
         """
         self._again = False
+        self._restarter.asked_for()
         if (life := self._on) is None:
+            if self.status.restart is not None:
+                self._cell.update(restart=None)
             return None
         self._stop.ask()
         if now:
@@ -172,6 +180,7 @@ class ServerProcess:
         A start that has no process yet is ended, and an end that is under way is waited for.
         """
         self._again = False
+        self._restarter.asked_for()
         if (life := self._on) is None:
             return
         if self._handle is None:
@@ -185,6 +194,8 @@ class ServerProcess:
         handle = await self._shared.launcher.adopt(record)
         if handle is None:
             return False
+        if self._settings.keep_servers:
+            handle.release()
         self._handle = handle
         self._begin(lambda: self._live_adopted(handle, command))
         return True
@@ -232,7 +243,7 @@ class ServerProcess:
     def _ending(self) -> bool:
         return self._stop.asked or self.status.state is ServerState.STOPPING
 
-    def _begin(self, life: Callable[[], Coroutine[Any, Any, ServerExit]]) -> None:
+    def _begin(self, life: Callable[[], Coroutine[Any, Any, ServerExit]], restart: Restart | None = None) -> None:
         self._again = False
         self._stop = StopRequest()
         self._cell.transition(
@@ -241,6 +252,7 @@ class ServerProcess:
             ready_at=None,
             phase=StartPhase.PREPARE,
             exit=None,
+            restart=restart,
             pid=None,
             detail="",
             command="",
@@ -249,8 +261,19 @@ class ServerProcess:
         self._life.add_done_callback(self._life_over)
 
     def _life_over(self, life: asyncio.Task[ServerExit]) -> None:
-        if self._again and not life.cancelled():
+        if life.cancelled():
+            return
+        if self._again:
             self.start()
+        else:
+            ready_at = self.status.ready_at
+            served_seconds = time.time() - ready_at if ready_at else 0.0
+            self._cell.update(restart=self._restarter.after(life.result(), served_seconds=served_seconds))
+
+    def _start_again(self) -> None:
+        """Once the delay after a crash is over."""
+        if self._on is None and self.status.state is ServerState.FAILED:
+            self._begin(self._live, self.status.restart)
 
     async def _live(self) -> ServerExit:
         """From the request to start until nothing is left; how it ended. Raises nothing."""
@@ -260,6 +283,8 @@ class ServerProcess:
             self._shutdown_timeout = plan.shutdown_timeout
             self._handle = handle = await self._shared.launcher.launch(plan.request)
             self._shared.store.save(handle.record)
+            if self._settings.keep_servers:
+                handle.release()
             await self._serve(handle, plan.command)
 
         return await self._until_over(start_and_serve())
@@ -308,28 +333,7 @@ class ServerProcess:
             served_model_name=served[0].id if served else None,
             max_model_len=served[0].max_model_len if served else None,
         )
-        await self._until_end(handle)
-
-    async def _until_end(self, handle: ServerHandle) -> None:
-        """Watches a ready server until it ends (raises) or its end is asked for."""
-        client = self.client()
-        ended = asyncio.ensure_future(handle.wait())
-        stop = asyncio.ensure_future(self._stop.wait())
-        try:
-            while True:
-                await asyncio.wait({ended, stop}, timeout=_HEALTH_INTERVAL_READY, return_when=asyncio.FIRST_COMPLETED)
-                if stop.done():
-                    raise StopRequested
-                if ended.done():
-                    raise ExitedDuringStart("vLLM ended while it served.", returncode=ended.result())
-                if await self._stop.unless_asked(client.health()) == 503:
-                    await asyncio.wait(
-                        {ended, stop}, timeout=_ENGINE_DEATH_PATIENCE, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    raise ExitedDuringStart("vLLM's engine died while it served.", returncode=handle.poll())
-        finally:
-            ended.cancel()
-            stop.cancel()
+        await until_ended(handle, self.client(), self._stop)
 
     async def _finish(self, end: ServerExit) -> ServerExit:
         """Ends what still lives, cleans up, and writes the last status of this life: ``end``, completed."""
@@ -339,6 +343,7 @@ class ServerProcess:
         self._cell.transition(ServerState.STOPPING)
         survivors: tuple[int, ...] = ()
         if (handle := self._handle) is not None:
+            receipt = ReceiptTaker(self.name, self._shared.readings, self._stop.asked_at if asked else None)
             if asked and was_serving:
                 await end_politely(
                     handle,
@@ -347,7 +352,7 @@ class ServerProcess:
                     kill_after=self._settings.kill_after,
                 )
             survivors = await handle.kill()
-            end = replace(end, returncode=handle.poll())
+            end = replace(end, returncode=handle.poll(), receipt=await receipt.finish())
         self._streams.cut()
         with contextlib.suppress(ServerManagerError):  # a record that cannot be removed names a dead pid: harmless
             self._shared.store.remove(self.name)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from server_manager.start_phase import StartPhase
+from server_manager.stop_receipt import StopReceipt
 
 
 class ServerState(StrEnum):
@@ -74,7 +75,21 @@ class ServerExit:
     """Of vLLM's API server; negative for a signal, ``None`` where there was no process."""
     seconds: float = 0.0
     """For a stop: from the request to nothing left. Otherwise from the start to the end."""
+    receipt: StopReceipt | None = None
+    """What memory came back; ``None`` where none was held, or nobody could tell."""
     log_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A start after a crash, which nobody has to ask for."""
+
+    attempt: int
+    """From 1."""
+    limit: int
+    """How many of them in a row the operator allows."""
+    at: float | None
+    """When it begins, Unix time in seconds; ``None`` where the last one was of no use and there will be no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +120,8 @@ class ServerStatus:
     """Whether it outlives the app."""
     exit: ServerExit | None = None
     """How the last life ended, until the next one begins."""
+    restart: Restart | None = None
+    """After a crash: the start that will follow, or, while it starts or serves, the one that did."""
 
     @property
     def can_be_asked(self) -> bool:

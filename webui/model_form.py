@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from server_manager import (
+    RESTARTS_VARIABLE,
     SECRET_FLAGS,
     Catalogue,
     ModelSpec,
@@ -52,6 +53,7 @@ def described(spec: ModelSpec, context: AppContext, *, secrets: bool = False) ->
     fields: dict[str, Any] = {key: spec.options.get(key) for key in FIELDS if _has_field(key, spec.options.get(key))}
     fields |= {"name": spec.name, "model": spec.model, "other_flags": shlex.join(other_args)}
     fields |= dict(zip(("source", "mirror"), source_of(own), strict=True))
+    fields["restarts"] = spec.restarts if RESTARTS_VARIABLE in own else None
     return {
         "name": spec.name,
         "model": spec.model,
@@ -62,8 +64,8 @@ def described(spec: ModelSpec, context: AppContext, *, secrets: bool = False) ->
         "path": str(spec.path) if spec.path else None,
         "shipped": spec.shipped,
         "warnings": spec.warnings,
-        "command": shell_line(("vllm", "serve", *spec.serve_args()), spec.env),
-        "command_lines": shell_line(("vllm", "serve", *spec.serve_args()), spec.env, multiline=True),
+        "command": shell_line(("vllm", "serve", *spec.serve_args()), spec.vllm_env),
+        "command_lines": shell_line(("vllm", "serve", *spec.serve_args()), spec.vllm_env, multiline=True),
         "context_length": context_length(context.manager.local_files(spec).model, env=spec.env),
     }
 
@@ -90,7 +92,9 @@ def spec_from(name: str, form: Mapping[str, Any], catalogue: Catalogue) -> Model
     }
     env = dict(before.env) if before else {}
     env |= {_variable(key, value): value for key, value in form["env"].items() if value != MASK}
-    env = {key: value for key, value in env.items() if key not in SOURCE_VARIABLES}
+    env = {key: value for key, value in env.items() if key not in (*SOURCE_VARIABLES, RESTARTS_VARIABLE)}
+    if form.get("restarts") is not None:
+        env[RESTARTS_VARIABLE] = str(int(form["restarts"]))
     env |= source_env(form["source"], form["mirror"])  # "default": what defaults.env says
     spec = ModelSpec(name, form["model"], options, env)
     for key, value in spec.options.items():

@@ -85,6 +85,9 @@ class ModelForm(BaseModel):
     env: dict[str, str] = Field(default_factory=dict)
     source: Literal["default", "huggingface", "modelscope", "mirror"] = "default"
     mirror: str = Field("", description="`HF_ENDPOINT`, for the source `mirror`.")
+    restarts: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None, description="How often in a row it is started again after a crash; none: as `defaults.env` says."
+    )
 
 
 class SourceChoice(BaseModel):

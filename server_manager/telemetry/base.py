@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+UNACCOUNTED_BYTES = 1 << 30
+"""More used memory than this without a listed process: the driver hides processes from us (a container)."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceProcess:

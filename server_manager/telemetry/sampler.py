@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from server_manager.errors import ManagerClosed, TelemetryError
 from server_manager.launchers.base import ProcessInfo
 from server_manager.telemetry._calls import OneAtATime
-from server_manager.telemetry.base import AcceleratorProbe, DeviceSnapshot, Reading
+from server_manager.telemetry.base import UNACCOUNTED_BYTES, AcceleratorProbe, DeviceSnapshot, Reading
 from server_manager.telemetry.host import HostProbe
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 Owners = Mapping[str, Iterable[ProcessInfo]]
 """Server name to its living processes."""
 
-UNACCOUNTED_BYTES = 1 << 30
-"""More used memory than this without a listed process: the driver hides processes from us (a container)."""
+
+FRESH_INTERVAL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,8 @@ class GpuSampler:
         self._owners = OneAtATime("The list of server processes", lambda: _listed(owners()), read_timeout, clock)
         self._owners_error = ""
         self._published = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._reading = False
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -151,6 +153,15 @@ class GpuSampler:
             raise ManagerClosed("The GPU figures have ended, because the app is shutting down.")
         return self.latest
 
+    async def fresh_reading(self) -> Reading:
+        """A reading that was begun after this call, without waiting for the interval. Raises ``ManagerClosed``."""
+        under_way = self._reading
+        self._wanted.set()
+        if under_way:
+            await self.next_reading()
+            self._wanted.set()
+        return await self.next_reading()
+
     async def readings(self) -> AsyncIterator[Reading]:
         """Every new reading until the sampler stops. A slow reader misses some and holds up nobody."""
         with contextlib.suppress(ManagerClosed):
@@ -160,12 +171,20 @@ class GpuSampler:
     async def _run(self) -> None:
         due = time.monotonic()
         while True:
+            self._wanted.clear()
+            self._reading = True
             try:
                 self._publish(await self._read())
             except Exception:  # say, no file descriptor is left: the next reading may go well again
                 logger.exception("One reading of the GPU figures failed.")
+            finally:
+                self._reading = False
             due = max(due + self._interval, time.monotonic())
-            await asyncio.sleep(due - time.monotonic())
+            # Whoever waits for memory to come back asks again and again: not more often than this.
+            await asyncio.sleep(min(FRESH_INTERVAL_SECONDS, due - time.monotonic()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(due - time.monotonic()):
+                    await self._wanted.wait()
 
     async def _read(self) -> Reading:
         owners, (devices, error) = await asyncio.gather(self._read_owners(), self._read_devices())
@@ -200,7 +219,8 @@ class GpuSampler:
         if reading.devices_error and reading.devices_error != before:
             logger.info(reading.devices_error)
         self.latest = reading
-        self._history.append(HistoryPoint.of(reading))
+        if not self._history or reading.time - self._history[-1].time > 0.5 * self._interval:
+            self._history.append(HistoryPoint.of(reading))
         published, self._published = self._published, asyncio.Event()
         published.set()
 

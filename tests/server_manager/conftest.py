@@ -14,7 +14,7 @@ from fakes import AddModel, Deck, StubServer
 from processes import FAKE_VLLM, clear_and_report, fake_shared_memory
 from stage import Stage
 
-from server_manager import server_process
+from server_manager import restart_policy, serving_watch
 from server_manager.client import ClientSession
 from server_manager.settings import Settings
 
@@ -78,8 +78,9 @@ async def deck(settings: Settings, session: ClientSession) -> AsyncIterator[Deck
 
 @pytest.fixture
 async def stage(settings: Settings, session: ClientSession, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    monkeypatch.setattr(server_process, "_HEALTH_INTERVAL_READY", 0.05)
-    monkeypatch.setattr(server_process, "_ENGINE_DEATH_PATIENCE", 0.1)
+    monkeypatch.setattr(serving_watch, "HEALTH_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(serving_watch, "ENGINE_DEATH_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(restart_policy, "FIRST_DELAY_SECONDS", 0.05)
     async with StubServer() as http:
         found = Stage(replace(settings, health_interval=0.01, kill_after=0.3), session, http)
         yield found

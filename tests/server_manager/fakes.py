@@ -23,7 +23,7 @@ from server_manager.launchers.local import create_launcher
 from server_manager.manager import Server, ServerManager
 from server_manager.server_state import ServerState
 from server_manager.settings import Settings
-from server_manager.telemetry.base import DeviceSnapshot
+from server_manager.telemetry.base import DeviceSnapshot, HostSnapshot, Reading
 
 OWNER = "somebody"
 CONVERSATION = "conversation-1"
@@ -32,20 +32,41 @@ AddModel = Callable[..., str]
 """The fixture ``add_model``."""
 
 
+class FakeReadings:
+    """A sampler of a machine that the test makes up: ``devices`` now, or the next of ``script`` at each reading."""
+
+    def __init__(self) -> None:
+        self.devices: Sequence[DeviceSnapshot] = ()
+        self.script: list[Sequence[DeviceSnapshot]] = []
+        self.rss_bytes: dict[str, int] = {}
+        self.gpu_bytes: dict[str, int | None] = {}
+        self.pids: dict[str, tuple[int, ...]] = {}
+        self.count = 0
+
+    @property
+    def latest(self) -> Reading:
+        host = HostSnapshot(64 * 2**30, 8 * 2**30, 56 * 2**30, 1.0, 8)
+        return Reading(time.time(), host, tuple(self.devices), None, self.rss_bytes, self.gpu_bytes, self.pids)
+
+    async def fresh_reading(self) -> Reading:
+        self.count += 1
+        if self.script:
+            self.devices = self.script.pop(0)
+        await asyncio.sleep(0.001)
+        return self.latest
+
+
 class Deck:
     """The parts of an app over real processes, without a page."""
 
     def __init__(self, settings: Settings, session: ClientSession) -> None:
         self.settings = settings
-        self.devices: Sequence[DeviceSnapshot] = ()
+        self.readings = FakeReadings()
         catalogue = Catalogue(settings.models_dir, settings.models_dir / "none-shipped")
         self.launcher = create_launcher(settings)
-        self.manager = ServerManager(settings, catalogue, self.launcher, session, self._read_devices)
+        self.manager = ServerManager(settings, catalogue, self.launcher, session, self.readings)
         self.conversations = ConversationStore()
         self.chat = ChatService(self.manager, self.conversations)
-
-    async def _read_devices(self) -> Sequence[DeviceSnapshot]:
-        return self.devices
 
     async def ready(self, name: str) -> Server:
         return await self.manager.ensure_ready(name)
@@ -168,6 +189,7 @@ class FakeHandle:
         self.pid = record.pid
         self.signals: list[str] = []
         self.obeys_sigterm = True
+        self.released = False
         self.unkillable: tuple[int, ...] = ()
         self._code: int | None = None
         self._ended = asyncio.Event()
@@ -189,6 +211,9 @@ class FakeHandle:
         await self._ended.wait()
         assert self._code is not None
         return self._code
+
+    def release(self) -> None:
+        self.released = True
 
     def terminate(self) -> None:
         self.signals.append("TERM")
@@ -224,7 +249,8 @@ class FakeLauncher:
             name=request.name,
             launcher="fake",
             pid=2**22 + len(self.handles) + 1,
-            start_time=1.0,
+            start_ticks=1,
+            boot_id="boot",
             port=request.port,
             log_path=str(request.log_path),
             tmpdir="",

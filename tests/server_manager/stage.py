@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fakes import FakeLauncher, StubServer, fake_plan
+from fakes import FakeLauncher, FakeReadings, StubServer, fake_plan
 from processes import eventually
 
 from server_manager.client import ClientSession
@@ -29,12 +29,13 @@ class Stage:
     plan_gate: asyncio.Event = field(default_factory=asyncio.Event)
     plan_error: BaseException | None = None
     plans: int = 0
+    restarts: int = 0
 
     def __post_init__(self) -> None:
         self.plan_gate.set()
         self.store = HandleStore(self.settings.records_dir)
-        shared = Dependencies(self.settings, self.launcher, self.store, self.session)
-        self.server = ServerProcess("m", self._plan, shared)
+        shared = Dependencies(self.settings, self.launcher, self.store, self.session, FakeReadings())
+        self.server = ServerProcess("m", self._plan, shared, lambda: self.restarts)
         self.tasks: list[asyncio.Task[object]] = []
 
     async def _plan(self, progress: Callable[[str], None]) -> LaunchPlan:
@@ -96,6 +97,8 @@ class Stage:
                 self.launcher.gate.set()
             case "launched":
                 await self.launched()
+            case "may restart twice":
+                self.restarts = 2
             case "deaf":
                 self.launcher.handle.obeys_sigterm = False
             case _ if name.startswith("exit "):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,8 +228,3 @@ def test_flags_behind_which_we_could_not_reach_it(plain: Settings, folder: Path,
     spec = ModelSpec("m", str(folder), {flag: True if flag == "headless" else "/x"})
     with pytest.raises(SpecError, match=f"With --{flag} vLLM Deck could not reach m"):
         make_plan(spec, plain, model=spec.model, cpu_only=False)
-
-
-def test_kept_servers_survive(plain: Settings, folder: Path) -> None:
-    assert plan_of(plain, folder).request.survive is False
-    assert plan_of(replace(plain, keep_servers=True), folder).request.survive is True

@@ -10,12 +10,13 @@ import pytest
 from fakes import AddModel, Deck
 from processes import eventually
 
+from server_manager import memory_gate
 from server_manager.client import ClientSession
 from server_manager.errors import ManagerClosed, StartError, UnknownModel
 from server_manager.metrics_poller import MetricsPoller
 from server_manager.server_state import ExitCause, ServerState
 from server_manager.settings import Settings
-from server_manager.telemetry.base import DeviceSnapshot
+from server_manager.telemetry.base import DeviceProcess, DeviceSnapshot
 
 GIB = 2**30
 
@@ -197,16 +198,51 @@ async def test_a_file_that_was_changed_is_used_at_the_next_start(deck: Deck, add
     ],
 )
 async def test_start_without_the_memory_is_refused(
-    deck: Deck, add_model: AddModel, devices: list[DeviceSnapshot], options: dict[str, object], message: str
+    deck: Deck,
+    add_model: AddModel,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: list[DeviceSnapshot],
+    options: dict[str, object],
+    message: str,
 ) -> None:
+    monkeypatch.setattr(memory_gate, "_STILL_SECONDS", 0.1)
     add_model("m", options)
-    deck.devices = devices
+    deck.readings.devices = devices
     with pytest.raises(StartError, match=message):
         await deck.ready("m")
     end = deck.manager.server("m").status.exit
     assert end is not None
     assert (end.cause, end.code) == (ExitCause.NOT_LAUNCHED, "insufficient_memory")
     assert "Stop another server" in end.next_step
+
+
+async def test_start_waits_for_memory_that_is_coming_free(deck: Deck, add_model: AddModel) -> None:
+    """As after a stop: the driver takes the memory back bit by bit. The numbers are shown meanwhile."""
+    add_model("m")
+    deck.readings.script = [[device(0, free)] for free in (10.0, 30.0, 50.0, 79.0)]
+    server = deck.manager.start("m")
+    details: list[str] = []
+
+    async def look() -> None:
+        async for status in server.watch():
+            details.append(status.detail)
+
+    looking = asyncio.create_task(look())
+    await deck.ready("m")
+    looking.cancel()
+    assert "waiting for memory of GPU 0: 30.0 of 73.6 GiB are free" in details
+
+
+async def test_refusal_names_who_holds_the_memory(
+    deck: Deck, add_model: AddModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_gate, "_STILL_SECONDS", 0.1)
+    add_model("m")
+    held = (DeviceProcess(71, 30 * 2**30, "python"), DeviceProcess(72, 9 * 2**30, "VLLM::EngineCore"))
+    deck.readings.devices = [replace(device(0, 40.0), processes=held)]
+    deck.readings.pids = {"Qwen2-7B": (72,)}
+    with pytest.raises(StartError, match=r"held by python, pid 71 \(30\.0 GiB\), Qwen2-7B \(9\.0 GiB\)"):
+        await deck.ready("m")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +260,7 @@ async def test_start_with_the_memory_is_let_through(
     deck: Deck, add_model: AddModel, devices: list[DeviceSnapshot], options: dict[str, object]
 ) -> None:
     add_model("m", options)
-    deck.devices = devices
+    deck.readings.devices = devices
     server = await deck.ready("m")
     assert "--enforce-eager" not in server.status.command, "there is a GPU"
 

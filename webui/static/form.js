@@ -7,9 +7,9 @@ import { html, nothing, render } from "./vendor/lit-html.js";
 // In the order of the fields in tabs/servers.py.
 const FIELDS = [
   "name", "model", "source", "mirror", "served-model-name", "max-model-len", "tensor-parallel-size",
-  "gpu-memory-utilization", "dtype", "quantization", "chat-template", "trust-remote-code", "other_flags",
+  "gpu-memory-utilization", "dtype", "quantization", "chat-template", "restarts", "trust-remote-code", "other_flags",
 ];
-const PLAIN = new Set(["name", "model", "source", "mirror", "other_flags"]);
+const PLAIN = new Set(["name", "model", "source", "mirror", "restarts", "other_flags"]);
 let env = {}; // variables of the model that is shown: the form has no field for them, but keeps them
 let shown = {};
 let typing = null;
@@ -21,8 +21,8 @@ function bodyOf(values) {
   for (const field of FIELDS)
     if (!PLAIN.has(field) && found[field] != null && found[field] !== "" && found[field] !== false)
       options[field] = found[field];
-  const { name, model, source, mirror, other_flags } = found;
-  return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", options, env }];
+  const { name, model, source, mirror, restarts, other_flags } = found;
+  return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", restarts: restarts === "" ? null : restarts, options, env }];
 }
 
 function show(found) {

@@ -3,6 +3,7 @@ import { get, post, serverPath } from "./api.js";
 import { duration, integer, memory, phaseText } from "./format.js";
 import { chip, choose } from "./header.js";
 import { t } from "./i18n.js";
+import { receiptText, restartText } from "./receipt.js";
 import { isLive, refresh, server, state, subscribe } from "./state.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
@@ -16,7 +17,7 @@ async function act(name, action, body) {
   view.message[name] = "";
   try {
     const done = await post(serverPath(name, `/${action}`), body);
-    if (action === "stop" && done.exit) view.message[name] = t("stopped_in", { s: done.exit.seconds.toFixed(1) });
+    if (action === "stop" && done.exit && done.stopped) view.message[name] = receiptText(done.exit);
   } catch (error) {
     view.message[name] = error.message;
   }
@@ -49,6 +50,7 @@ function facts(s) {
   if (s.state === "ready" && s.started_at && s.ready_at && s.ready_at > s.started_at)
     found.push(t("started_in", { d: duration(s.ready_at - s.started_at) }));
   if (s.kept) found.push(t("kept"));
+  if (s.restart && isLive(s)) found.push(restartText(s));
   if (s.trust_remote_code) found.push(t("trusts_remote_code"));
   return found.join(" · ");
 }
@@ -68,7 +70,7 @@ function buttons(s) {
     ready: [chatWith, stop(t("stop"))],
     asleep: [button(t("wake"), () => act(s.name, "wake")), stop(t("stop"))],
     stopping: [],
-    failed: [start],
+    failed: s.restart?.at ? [stop(t("restart_cancel")), start] : [start],
     stopped: [start],
   };
   return html`<span class="buttons">${log}${byState[s.state]}</span>`;
@@ -88,6 +90,8 @@ function failure(s) {
     <b>${t(`cause_${s.exit.cause}`, { d: duration(s.exit.seconds) })}</b>
     <pre>${s.exit.message}</pre>
     ${s.exit.next_step ? html`<div>${s.exit.next_step}</div>` : nothing}
+    ${s.exit.receipt ? html`<div class="cap">${receiptText(s.exit)}</div>` : nothing}
+    ${s.restart ? html`<div class="cap" role="status">${restartText(s)}</div>` : nothing}
   </div>`;
 }
 
@@ -117,7 +121,7 @@ const card = (s) =>
 const line = (s) =>
   html`<div class="server-line ${view.selected === s.name ? "selected" : ""}" data-server=${s.name}>
     <button class="name" @click=${() => select(s.name)}>${s.name}</button>
-    <span class="cap">${view.message[s.name] || (s.exit ? t("stopped_in", { s: s.exit.seconds.toFixed(1) }) : "")}</span>
+    <span class="cap">${view.message[s.name] || (s.exit ? receiptText(s.exit) : "")}</span>
     ${buttons(s)}
   </div>`;
 

@@ -56,16 +56,51 @@ def _build_form(shell: Shell) -> None:
                 ["", *QUANTIZATIONS], value="", label="quantization", allow_custom_value=True, min_width=120
             )
         template = gr.Textbox(label="chat-template", info=t("chat_template_info"))
+        restarts = gr.Number(
+            label=t("restarts"), info=t("restarts_info"), value=None, minimum=0, precision=0, elem_id="form-restarts"
+        )
         trust = gr.Checkbox(False, label="trust-remote-code", info=t("trust_info"))
         other = gr.Textbox(label=t("other_flags"), info=t("other_flags_info"), lines=2, elem_id="form-other")
-    fields = [name, model, source, mirror, served, length, split, share, dtype, quantization, template, trust, other]
+    fields = [
+        name,
+        model,
+        source,
+        mirror,
+        served,
+        length,
+        split,
+        share,
+        dtype,
+        quantization,
+        template,
+        restarts,
+        trust,
+        other,
+    ]
     with gr.Row():
         save = gr.Button(t("save"), variant="primary", size="sm", elem_id="form-save", min_width=90)
         delete = gr.Button(t("delete"), size="sm", elem_id="form-delete", min_width=90)
     canvas('<div id="form-command"></div>')
+    bridge("form", fields)
+    values_bridge("form_values", fields, "(...f) => window.deck.form.preview(f)")
+    for field in (source, dtype, quantization, trust):  # the script itself notices what is typed
+        field.input(None, None, None, js="() => window.deck.form.changed()", queue=False, api_visibility="private")
+    save.click(None, fields, None, js="(...f) => window.deck.form.save(f)", queue=False, api_visibility="private")
+    delete.click(None, name, None, js="name => window.deck.form.remove(name)", queue=False, api_visibility="private")
+    _build_paste(shell)
+    _build_source_for_all(shell)
+
+
+def _build_paste(shell: Shell) -> None:
+    t = shell.t
     with gr.Accordion(t("paste_title"), open=False, elem_id="paste"):
         pasted = gr.Textbox(show_label=False, placeholder="vllm serve Qwen/Qwen2-0.5B-Instruct …", lines=3)
         read = gr.Button(t("paste_read"), size="sm", elem_id="paste-read")
+    read.click(None, pasted, None, js="line => window.deck.form.paste(line)", queue=False, api_visibility="private")
+
+
+def _build_source_for_all(shell: Shell) -> None:
+    t = shell.t
     with gr.Accordion(t("source_for_all"), open=False):
         all_source = gr.Radio(
             [(t(f"source_{value}"), value) for value in SOURCES],
@@ -75,14 +110,7 @@ def _build_form(shell: Shell) -> None:
         )
         all_mirror = gr.Textbox(label="HF_ENDPOINT", info=t("mirror_info"), elem_id="all-mirror")
         all_save = gr.Button(t("save"), size="sm", elem_id="all-source-save")
-    bridge("form", fields)
     bridge("all_source", [all_source, all_mirror])
-    values_bridge("form_values", fields, "(...f) => window.deck.form.preview(f)")
-    for field in (source, dtype, quantization, trust):  # the script itself notices what is typed
-        field.input(None, None, None, js="() => window.deck.form.changed()", queue=False, api_visibility="private")
-    save.click(None, fields, None, js="(...f) => window.deck.form.save(f)", queue=False, api_visibility="private")
-    delete.click(None, name, None, js="name => window.deck.form.remove(name)", queue=False, api_visibility="private")
-    read.click(None, pasted, None, js="line => window.deck.form.paste(line)", queue=False, api_visibility="private")
     all_save.click(
         None,
         [all_source, all_mirror],
