@@ -110,7 +110,13 @@ class ServerManager:
         return tuple(dict.fromkeys((*self.settings.attach, *self.catalogue.names(), *live)))
 
     def server(self, name: str) -> Server:
-        """The server of that name. Raises ``UnknownModel``."""
+        """The server of that name. Raises ``UnknownModel``, or ``SpecError`` where the model's file cannot be read."""
+        if name not in self.names():
+            try:
+                self.catalogue.get(name)
+            except UnknownModel:
+                known = ", ".join(self.names())
+                raise UnknownModel(f"There is no model {name!r}.", f"Known: {known}.", name=name) from None
         if name in self._servers:
             return self._servers[name]
         if name in self.settings.attach:
@@ -119,8 +125,6 @@ class ServerManager:
             )
             self._servers[name] = server
             return server
-        if name not in self.catalogue.names():
-            raise UnknownModel(f"There is no model {name!r}.", f"Known: {', '.join(self.names())}.", name=name)
         server = self._servers[name] = self._process(name)
         return server
 
@@ -209,7 +213,7 @@ class ServerManager:
             check_local_folder(spec, spec.model)  # before a server that serves is ended for one that cannot
         if leaving:
             progress(f"stopping {leaving}")
-            await self.server(leaving).stop()
+            await self._servers[leaving].stop()
         model = spec.model
         if model in bundled_models():
             model = str(await ensure_converted(model, self.settings.cache_dir, self.settings.vllm_command[0], progress))

@@ -18,7 +18,6 @@ from server_manager import (
     SAMPLING_PARAMS,
     ModelSpec,
     NotAllowed,
-    Server,
     ServerExit,
     ServerState,
     defaults_for,
@@ -56,13 +55,6 @@ async def operator_of(request: Request) -> User:
     if not user.is_operator:
         raise NotAllowed("Only an operator may do this.", "Ask somebody with the role “operator”.", role=True)
     return user
-
-
-def server_of(context: AppContext, name: str) -> Server:
-    """The server of a model. Raises ``UnknownModel``, or ``SpecError`` where the model's file cannot be read."""
-    if name not in context.manager.names():
-        context.manager.catalogue.get(name)
-    return context.manager.server(name)
 
 
 Context = Annotated[AppContext, Depends(context_of)]
@@ -159,7 +151,7 @@ async def models(context: Context, user: AnyUser) -> dict[str, Any]:
 @router.get("/api/models/{name}")
 async def model(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """One model: its file, the command it makes, and the sampling that its authors recommend."""
-    status = server_of(context, name).status
+    status = context.manager.server(name).status
     limit = int(next(row.maximum for row in SAMPLING_PARAMS if row.name == "max_tokens"))
     known = {"name": name, "attached": status.attached, "context_length": None, "max_tokens_limit": limit}
     if status.attached or name not in context.manager.catalogue.names():
@@ -223,7 +215,7 @@ def parse(body: Command, context: Context, user: Operator) -> dict[str, Any]:
 @router.get("/api/servers/{name}")
 async def one_server(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """One server: its state, address, command and, where it ended, how."""
-    status = status_dict(server_of(context, name).status)
+    status = status_dict(context.manager.server(name).status)
     return status if user.is_operator else without_command(status)
 
 
@@ -232,14 +224,14 @@ async def start(name: str, context: Context, user: Operator, options: StartOptio
     """Begins a start and answers at once; a server that is up or starting stays as it is."""
     leaving = options.leaving if options else None
     for known in filter(None, (name, leaving)):
-        server_of(context, known)  # says so where there is none of that name
+        context.manager.server(known)  # says so where there is none of that name
     return status_dict(context.manager.switch(name, leaving).status)
 
 
 @router.post("/api/servers/{name}/stop")
 async def stop(name: str, context: Context, user: Operator) -> dict[str, Any]:
     """Stops the server and answers when nothing of it is left; `exit.seconds` is how long that took."""
-    server = server_of(context, name)
+    server = context.manager.server(name)
     end: ServerExit | None = await server.stop()
     return status_dict(server.status) | {"stopped": end is not None}
 
@@ -249,7 +241,7 @@ async def sleep(
     name: str, context: Context, user: Operator, level: Annotated[int, Query(ge=1, le=1)] = 1
 ) -> dict[str, Any]:
     """vLLM's sleep mode; the model must have been started with `enable-sleep-mode` (CUDA only)."""
-    server = server_of(context, name)
+    server = context.manager.server(name)
     await server.sleep(level)
     return status_dict(server.status)
 
@@ -257,7 +249,7 @@ async def sleep(
 @router.post("/api/servers/{name}/wake")
 async def wake(name: str, context: Context, user: Operator) -> dict[str, Any]:
     """Wakes a sleeping server; one that is awake stays as it is."""
-    server = server_of(context, name)
+    server = context.manager.server(name)
     if not server.status.attached and server.status.state not in _UP:
         raise NotAllowed(f"{name} is not up.", "Start it.")
     await server.wake()
@@ -269,7 +261,7 @@ async def logs(
     name: str, context: Context, user: Operator, tail_lines: Annotated[int, Query(alias="tail", ge=1, le=20_000)] = 200
 ) -> PlainTextResponse:
     """The last lines of the server's log, of this start or the last."""
-    if server_of(context, name).status.attached:
+    if context.manager.server(name).status.attached:
         raise NotAllowed(f"{name} is attached; its log is not here.", "Look where it was started.")
     lines = await asyncio.to_thread(tail, context.settings.logs_dir / f"{name}.log", tail_lines)
     return PlainTextResponse("".join(f"{line}\n" for line in lines))

@@ -12,7 +12,7 @@ from processes import eventually
 
 from server_manager import memory_gate
 from server_manager.client import ClientSession
-from server_manager.errors import ManagerClosed, StartError, UnknownModel
+from server_manager.errors import ManagerClosed, SpecError, StartError, UnknownModel
 from server_manager.metrics_poller import MetricsPoller
 from server_manager.server_state import ExitCause, ServerState
 from server_manager.settings import Settings
@@ -110,6 +110,20 @@ async def test_unknown_model(deck: Deck, add_model: AddModel) -> None:
     with pytest.raises(UnknownModel):
         await deck.manager.ensure_ready("nope")
     assert deck.manager.names() == ("m",)
+
+
+async def test_model_whose_file_cannot_be_read_gives_its_reason_to_all(deck: Deck, add_model: AddModel) -> None:
+    add_model("seen")
+    assert deck.manager.server("seen").status.state is ServerState.STOPPED
+    for name in ("seen", "new"):
+        (deck.settings.models_dir / f"{name}.yaml").write_text("model: x\ndtype: true\n")
+        for question in (deck.manager.start, deck.manager.server):
+            with pytest.raises(SpecError, match=rf"models/{name}\.yaml line 2"):
+                question(name)
+        for waiting in (deck.manager.ensure_ready(name), deck.ask(name)):
+            with pytest.raises(SpecError, match=rf"models/{name}\.yaml line 2"):
+                await waiting
+    assert deck.manager.names() == ()
 
 
 async def test_closed_manager_refuses(deck: Deck, add_model: AddModel) -> None:
