@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 from server_manager.client import ClientSession, ServerClient
 from server_manager.errors import ChatError, NotAllowed
@@ -30,10 +30,6 @@ class AttachedServer:
     def status(self) -> ServerStatus:
         """What the last look at it gave."""
         return self._cell.value
-
-    def watch(self) -> AsyncIterator[ServerStatus]:
-        """The status now and after each change."""
-        return self._cell.watch()
 
     def processes(self) -> tuple[ProcessInfo, ...]:
         """None of ours."""

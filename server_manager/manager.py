@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,6 @@ class Server(Protocol):
 
     @property
     def status(self) -> ServerStatus: ...
-    def watch(self) -> AsyncIterator[ServerStatus]: ...
     def processes(self) -> tuple[ProcessInfo, ...]: ...
     def client(self) -> ServerClient: ...
     def stream_lease(self) -> AbstractContextManager[None]: ...
@@ -171,10 +170,6 @@ class ServerManager:
             raise
         self._remember(name)
         return server
-
-    async def stop(self, name: str) -> ServerExit | None:
-        """Stops a server and waits until nothing of it is left."""
-        return await self.server(name).stop()
 
     def switch(self, name: str, leaving: str | None) -> Server:
         """Begins the start of ``name`` after stopping ``leaving`` (``None``: nothing is stopped); returns at once."""

@@ -2,7 +2,7 @@
 
 Each life of a server, from the request to start until nothing of it is left, is one task, and that task is the only
 writer of its state. Everybody else asks: ``ensure_ready()`` joins the life that is on or begins one, ``stop()`` asks
-it to end, ``watch()`` looks on. So a start belongs to the server, not to the click or the browser tab that asked.
+it to end. So a start belongs to the server, not to the click or the browser tab that asked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,10 +84,6 @@ class ServerProcess:
     def status(self) -> ServerStatus:
         """The server now."""
         return self._cell.value
-
-    def watch(self) -> AsyncIterator[ServerStatus]:
-        """The status now and after each change."""
-        return self._cell.watch()
 
     def processes(self) -> tuple[ProcessInfo, ...]:
         """The living processes of the server. Blocking for some milliseconds: call it in a thread."""

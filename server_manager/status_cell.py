@@ -1,11 +1,11 @@
-"""A server's status with one writer and any number of onlookers."""
+"""A server's status with one writer and any number of readers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,21 +30,10 @@ class StatusCell:
         self.update(state=state, since=time.time(), **fields)
 
     def update(self, **fields: Any) -> None:
-        """Changes other fields than the state and tells the onlookers."""
+        """Changes other fields than the state and wakes those who wait."""
         self.value = replace(self.value, **fields)
         self._changed.set()
         self._changed = asyncio.Event()
-
-    async def watch(self) -> AsyncIterator[ServerStatus]:
-        """The status now and after each change; a slow reader misses intermediate ones, never the latest."""
-        seen: ServerStatus | None = None
-        while True:
-            changed = self._changed
-            if self.value is not seen:
-                seen = self.value
-                yield seen
-            else:
-                await changed.wait()
 
     async def wait_until(
         self, condition: Callable[[ServerStatus], bool], *, unless_done: asyncio.Task[Any] | None = None

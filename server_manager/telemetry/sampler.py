@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from server_manager.errors import ManagerClosed, TelemetryError
@@ -161,12 +161,6 @@ class GpuSampler:
             await self.next_reading()
             self._wanted.set()
         return await self.next_reading()
-
-    async def readings(self) -> AsyncIterator[Reading]:
-        """Every new reading until the sampler stops. A slow reader misses some and holds up nobody."""
-        with contextlib.suppress(ManagerClosed):
-            while True:
-                yield await self.next_reading()
 
     async def _run(self) -> None:
         due = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,8 @@ from server_manager.launch_plan import LaunchPlan
 from server_manager.launchers.base import HandleRecord, LaunchRequest, ProcessInfo
 from server_manager.launchers.local import create_launcher
 from server_manager.manager import Server, ServerManager
-from server_manager.server_state import ServerState
+from server_manager.server_process import ServerProcess
+from server_manager.server_state import ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
 from server_manager.telemetry.base import DeviceSnapshot, HostSnapshot, Reading
 
@@ -56,6 +57,18 @@ class FakeReadings:
         return self.latest
 
 
+async def statuses(server: ServerProcess) -> AsyncIterator[ServerStatus]:
+    """The status now and after each change; a slow reader misses intermediate ones, never the latest."""
+    seen: ServerStatus | None = None
+    while True:
+        changed = server._cell._changed
+        if server.status is not seen:
+            seen = server.status
+            yield seen
+        else:
+            await changed.wait()
+
+
 class Deck:
     """The parts of an app over real processes, without a page."""
 
@@ -70,6 +83,9 @@ class Deck:
 
     async def ready(self, name: str) -> Server:
         return await self.manager.ensure_ready(name)
+
+    async def stop(self, name: str) -> ServerExit | None:
+        return await self.manager.server(name).stop()
 
     async def reach(self, name: str, state: ServerState) -> None:
         await eventually(lambda: self.manager.server(name).status.state is state, f"{name} is {state}")

@@ -347,7 +347,7 @@ async def test_attached_server_answers_and_its_end_is_noticed(
                 await refused
         other.manager.switch("remote", leaving="remote")
         other.manager.start("remote")
-        await deck.manager.stop("m")
+        await deck.stop("m")
         await other.reach("remote", ServerState.FAILED)
         assert remote.status.exit is not None
         assert "does not answer" in remote.status.exit.message

@@ -7,7 +7,7 @@ import logging
 from dataclasses import replace
 
 import pytest
-from fakes import AddModel, Deck
+from fakes import AddModel, Deck, statuses
 from processes import eventually
 
 from server_manager import memory_gate
@@ -94,7 +94,7 @@ async def test_start_during_a_stop_is_not_forgotten(deck: Deck, add_model: AddMo
     add_model("m", {"shutdown-timeout": 0}, sigterm="ignore")
     server = await deck.ready("m")
     pid = server.status.pid
-    stop = asyncio.create_task(deck.manager.stop("m"))
+    stop = asyncio.create_task(deck.stop("m"))
     await deck.reach("m", ServerState.STOPPING)
     deck.manager.start("m")
     await stop
@@ -171,7 +171,7 @@ async def test_names_have_what_is_up_without_a_file(deck: Deck, add_model: AddMo
     (settings.models_dir / "m.yaml").unlink()
     assert deck.manager.names() == ("n", "m")
     assert (await deck.ask("m")).content
-    await deck.manager.stop("m")
+    await deck.stop("m")
     assert deck.manager.names() == ("n",)
 
 
@@ -184,7 +184,7 @@ async def test_record_of_a_model_that_is_gone_leaves_no_trace(
     await first.ready("m")
     store = first.manager._shared.store
     records = store.load_all()
-    await first.manager.stop("m")
+    await first.stop("m")
     for record in records:
         store.save(record)
     (settings.models_dir / "m.yaml").unlink()
@@ -198,7 +198,7 @@ async def test_record_of_a_model_that_is_gone_leaves_no_trace(
 async def test_a_file_that_was_changed_is_used_at_the_next_start(deck: Deck, add_model: AddModel) -> None:
     add_model("m", {"max-model-len": 100})
     assert (await deck.ready("m")).status.max_model_len == 100
-    await deck.manager.stop("m")
+    await deck.stop("m")
     add_model("m", {"max-model-len": 2000})
     assert (await deck.ready("m")).status.max_model_len == 2000
 
@@ -238,7 +238,7 @@ async def test_start_waits_for_memory_that_is_coming_free(deck: Deck, add_model:
     details: list[str] = []
 
     async def look() -> None:
-        async for status in server.watch():
+        async for status in statuses(server):
             details.append(status.detail)
 
     looking = asyncio.create_task(look())

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from fakes import AddModel, Deck
+from fakes import AddModel, Deck, statuses
 from processes import VLLM_LOGS, eventually, is_serving, processes_below
 
 from server_manager.client import ClientSession
@@ -70,7 +70,7 @@ async def keeping(settings: Settings, session: ClientSession) -> AsyncIterator[K
 
     yield open_deck
     for name in decks[-1].manager.names():
-        await decks[-1].manager.stop(name)
+        await decks[-1].stop(name)
     for deck in decks:
         for server in deck.manager._servers.values():
             if (handle := getattr(server, "_handle", None)) is not None:
@@ -125,7 +125,7 @@ async def test_stop_while_vllm_loads_or_imports(deck: Deck, add_model: AddModel,
     await eventually(lambda: server.status.pid, "a process")
     if ready_after:
         await eventually(lambda: server.status.phase is StartPhase.CONFIG, "a phase of the log")
-    end = await deck.manager.stop("m")
+    end = await deck.stop("m")
     assert end is not None
     assert (end.cause, end.returncode) == (ExitCause.STOPPED, -signal.SIGKILL)
 
@@ -135,13 +135,13 @@ async def test_stop_when_ready(deck: Deck, add_model: AddModel) -> None:
     server = await deck.ready("m")
     port = server.status.port
     assert port is not None
-    end = await deck.manager.stop("m")
+    end = await deck.stop("m")
     assert end is not None
     assert (end.cause, end.returncode) == (ExitCause.STOPPED, 0)
     assert end.seconds > 0
     assert server.status.state is ServerState.STOPPED
     assert not is_serving(port)
-    assert await deck.manager.stop("m") is None
+    assert await deck.stop("m") is None
 
 
 async def test_stop_with_an_open_answer(deck: Deck, add_model: AddModel) -> None:
@@ -149,7 +149,7 @@ async def test_stop_with_an_open_answer(deck: Deck, add_model: AddModel) -> None
     await deck.ready("m")
     asking = asyncio.create_task(deck.ask("m"))
     await deck.reach_running("m", 1)
-    end = await deck.manager.stop("m")
+    end = await deck.stop("m")
     with pytest.raises(ServerUnreachable, match="m was stopped in the middle of the answer"):
         await asking
     assert end is not None
@@ -162,7 +162,7 @@ async def test_a_short_open_answer_comes_to_its_end(deck: Deck, add_model: AddMo
     await deck.ready("m")
     asking = asyncio.create_task(deck.ask("m"))
     await deck.reach_running("m", 1)
-    await deck.manager.stop("m")
+    await deck.stop("m")
     answer = await asking
     assert answer.content.split() == [f"word{i}" for i in range(20)]
 
@@ -175,7 +175,7 @@ async def test_stop_with_a_stranger_connected(deck: Deck, add_model: AddModel) -
         body = {"messages": [{"role": "user", "content": "x"}], "stream": True}
         async with http.post(f"{stranger.base_url}/v1/chat/completions", json=body) as answer:
             await answer.content.readany()
-            end = await deck.manager.stop("m")
+            end = await deck.stop("m")
     assert end is not None
     assert end.returncode == -signal.SIGKILL
 
@@ -183,7 +183,7 @@ async def test_stop_with_a_stranger_connected(deck: Deck, add_model: AddModel) -
 async def test_stop_of_what_ignores_sigterm(deck: Deck, add_model: AddModel) -> None:
     add_model("m", {"shutdown-timeout": 0}, sigterm="ignore")
     await deck.ready("m")
-    ends = await asyncio.gather(deck.manager.stop("m"), deck.manager.stop("m"))
+    ends = await asyncio.gather(deck.stop("m"), deck.stop("m"))
     assert ends[0] == ends[1]
     assert ends[0] is not None
     assert ends[0].returncode == -signal.SIGKILL
@@ -255,7 +255,7 @@ async def test_phases_of_a_start_in_order(deck: Deck, add_model: AddModel) -> No
     phases: list[StartPhase] = []
 
     async def look() -> None:
-        async for status in server.watch():
+        async for status in statuses(server):
             if status.phase and status.phase not in phases[-1:]:
                 phases.append(status.phase)
             if status.state is ServerState.READY:
@@ -291,7 +291,7 @@ async def test_kept_server_is_adopted(keeping: Keeping, add_model: AddModel) -> 
     assert (await second.ask("m")).content == "word0 word1 word2 "
     assert second.log("m").startswith(log_before)
     assert "POST /v1/chat/completions" in second.log("m")[len(log_before) :]
-    end = await second.manager.stop("m")
+    end = await second.stop("m")
     assert end is not None
     assert end.cause is ExitCause.STOPPED
     assert processes_below(Path(os.environ["TMPDIR"])) == []

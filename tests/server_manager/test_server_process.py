@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from fakes import statuses
 from processes import eventually
 from stage import Stage
 
@@ -82,7 +83,7 @@ async def test_ready_wanted_in_the_moment_of_the_stop_starts_anew(stage: Stage) 
 
 async def test_a_start_that_is_stopped_as_it_becomes_ready_is_not_begun_anew(stage: Stage) -> None:
     async def stop_at_once() -> None:
-        async for status in stage.server.watch():
+        async for status in statuses(stage.server):
             if status.state is READY:
                 await stage.server.stop()
                 return
@@ -102,7 +103,7 @@ async def test_each_waiter_learns_of_the_start_that_it_waited_for(stage: Stage) 
     (stage.settings.logs_dir / "x.log").write_text("ValueError: too big\n")
 
     async def start_again() -> None:
-        async for status in stage.server.watch():
+        async for status in statuses(stage.server):
             if status.state is FAILED:
                 stage.server.start()
                 return
@@ -141,6 +142,18 @@ async def test_what_outlives_sigkill_is_named(stage: Stage) -> None:
     with pytest.raises(StopError, match="4711, 4712"):
         await stage.server.stop()
     assert stage.server.status.state is FAILED
+
+
+async def test_what_outlives_sigkill_is_left_to_the_next_app(stage: Stage) -> None:
+    stage.http.health = 200
+    await stage.server.ensure_ready()
+    stage.launcher.handle.unkillable = (4711,)
+    with pytest.raises(StopError):
+        await stage.server.stop()
+    assert [record.pid for record in stage.store.load_all()] == [stage.launcher.handle.pid]
+    await stage.server.ensure_ready()
+    await stage.server.stop()
+    assert stage.store.load_all() == ()
 
 
 async def test_an_idle_server_that_is_stopped_gets_sigterm_before_sigkill(stage: Stage) -> None:
