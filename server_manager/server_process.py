@@ -350,8 +350,9 @@ class ServerProcess:
             survivors = await handle.kill()
             end = replace(end, returncode=handle.poll(), receipt=await receipt.finish())
         self._streams.cut()
-        with contextlib.suppress(ServerManagerError):  # a record that cannot be removed names a dead pid: harmless
-            self._shared.store.remove(self.name)
+        if not survivors:  # else the next app finds them by the record, and tries again
+            with contextlib.suppress(ServerManagerError):  # one that cannot be removed names a dead pid: harmless
+                self._shared.store.remove(self.name)
         self._handle = None
         if asked:
             end = replace(end, seconds=time.monotonic() - self._stop.asked_at)
