@@ -73,8 +73,8 @@ def described(spec: ModelSpec, context: AppContext, *, secrets: bool = False) ->
 def spec_from(name: str, form: Mapping[str, Any], catalogue: Catalogue) -> ModelSpec:
     """The model that a filled-in form means. Raises ``SpecError``.
 
-    Variables that the form does not show (tokens, …) are kept as they are in the model's file, and so is what it
-    shows masked.
+    Variables that the form does not show (tokens, …) are kept as they are in the model's file, also where its YAML
+    cannot be read. What the form shows masked is that of the model ``based_on``, if that is another: a copy.
     """
     options: dict[str, object] = {
         key: _whole(key, value) for key, value in form["options"].items() if value not in (None, "")
@@ -85,13 +85,15 @@ def spec_from(name: str, form: Mapping[str, Any], catalogue: Catalogue) -> Model
         others = parse_shell_line(line, name=name)
         options = {**others.options, **options}
         warnings += others.warnings
-    before = catalogue.get(name) if name in catalogue.names() else None
-    kept = before.options if before else {}
+    shown = form["based_on"] if form["based_on"] in catalogue.names() else name
+    kept = catalogue.get(shown).options if shown in catalogue.names() else {}
     options = {
         key: kept.get(key) if value == MASK else value for key, value in options.items() if value != MASK or key in kept
     }
-    env = dict(before.env) if before else {}
-    env |= {_variable(key, value): value for key, value in form["env"].items() if value != MASK}
+    env = dict(catalogue.environment(name))
+    masked = catalogue.environment(shown)
+    given = {key: masked.get(key) if value == MASK else value for key, value in form["env"].items()}
+    env |= {_variable(key, value): value for key, value in given.items() if value is not None}
     env = {key: value for key, value in env.items() if key not in (*SOURCE_VARIABLES, RESTARTS_VARIABLE)}
     if form.get("restarts") is not None:
         env[RESTARTS_VARIABLE] = str(int(form["restarts"]))

@@ -80,6 +80,7 @@ class ModelForm(BaseModel):
     restarts: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="How often in a row it is started again after a crash; none: as `defaults.env` says."
     )
+    based_on: str = Field("", description="Whose values the masked ones (`••••••`) are, if not this model's own.")
 
 
 class SourceChoice(BaseModel):

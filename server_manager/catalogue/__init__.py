@@ -145,6 +145,14 @@ class Catalogue:
         except SpecError:  # it stands in `problems`
             return {}
 
+    def environment(self, name: str) -> Mapping[str, str]:
+        """The variables that a model of that name gets, also where its YAML is missing or cannot be read.
+
+        Raises ``SpecError`` where ``NAME.env`` cannot be read: whoever replaced it would lose what stands in it.
+        """
+        check_name(name)
+        return {**self.defaults(), **read_env(self.models_dir / f"{name}.env")[0]}
+
     def save_defaults(self, variables: Mapping[str, str]) -> None:
         """Writes ``defaults.env`` (mode 0600). Raises ``StateDirError`` where the folder cannot be written."""
         try:

@@ -97,6 +97,16 @@ def test_a_bad_environment_file(catalogue: Catalogue, models: Path) -> None:
     assert "defaults.env line 1" in str(catalogue.problems[0])
 
 
+def test_the_environment_of_a_model_whose_file_is_broken(catalogue: Catalogue, models: Path) -> None:
+    (models / "defaults.env").write_text("A=1\nB=2\n")
+    (models / "small.env").write_text("B=3\n")
+    (models / "small.yaml").write_text("model: [\n")
+    assert catalogue.environment("small") == {"A": "1", "B": "3"}
+    assert catalogue.environment("other") == {"A": "1", "B": "2"}
+    with pytest.raises(SpecError):
+        catalogue.environment("../small")
+
+
 @pytest.mark.parametrize(
     ("content", "line", "says"),
     [

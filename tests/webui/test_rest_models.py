@@ -21,7 +21,7 @@ def tidy(app: DeckApp) -> Iterator[None]:
     """Each test begins and ends without the files that tests make."""
     yield
     for path in app.place.models_dir.iterdir():
-        if path.stem in ("mine", "defaults", "wrong", "Qwen3-8B"):
+        if path.stem in ("mine", "copy", "defaults", "wrong", "Qwen3-8B"):
             path.unlink()
 
 
@@ -353,3 +353,27 @@ def test_mask_alone_is_never_taken_for_a_secret(app: DeckApp) -> None:
     app.put("/api/models/mine", form(app, env={"HF_TOKEN": MASK}, other_flags=f"--api-key {MASK}"))
     assert file_of(app, "mine") == {"model": str(app.place.weights)}
     assert env_of(app, "mine") == ""
+
+
+def test_copy_under_another_name_takes_the_masked_secrets_along(app: DeckApp) -> None:
+    app.put("/api/models/mine", form(app, env={"HF_TOKEN": TOKEN, "PLAIN": "text"}, other_flags=f"--api-key {KEY}"))
+    shown = app.get("/api/models/mine")
+    body = form(app, env=shown["env"], other_flags=shown["fields"]["other_flags"], based_on="mine")
+    copy = app.put("/api/models/copy", body)
+    assert TOKEN not in str(copy)
+    assert KEY not in str(copy)
+    assert copy["env"] == {"HF_TOKEN": MASK, "PLAIN": "text"}
+    assert env_of(app, "copy") == env_of(app, "mine") != ""
+    assert file_of(app, "copy") == file_of(app, "mine")
+
+
+def test_file_that_could_not_be_read_is_replaced_and_its_variables_stay(app: DeckApp) -> None:
+    app.put("/api/models/mine", form(app, env={"HF_TOKEN": TOKEN}))
+    before = env_of(app, "mine")
+    (app.place.models_dir / "mine.yaml").write_text("model: [\n")
+    assert app.put("/api/models/mine", form(app))["env"] == {"HF_TOKEN": MASK}
+    assert env_of(app, "mine") == before
+    # Variables that cannot be read are not written over either.
+    (app.place.models_dir / "mine.env").write_text(f"HF_TOKEN={TOKEN}\nthis is no line\n")
+    assert "mine.env line 2" in app.put("/api/models/mine", form(app), 422)["error"]["message"]
+    assert TOKEN in env_of(app, "mine")
