@@ -177,6 +177,24 @@ def test_form_shows_the_command_saves_and_deletes(app: DeckApp, tab: DeckPage) -
     assert not (app.place.models_dir / "mine.yaml").exists()
 
 
+def test_unsaved_edits_are_kept_while_another_server_is_looked_at(app: DeckApp, tab: DeckPage) -> None:
+    tab.open_form()
+    expect(tab.field("Name")).to_have_value("clerk")
+    tab.field("Other flags").fill("--max-num-seqs 4")
+    tab.press("quick", "Log")
+    expect(tab.field("Name")).to_have_value("quick")
+    expect(tab.field("Other flags")).to_have_value("")
+    tab.press("clerk", "Log")
+    expect(tab.field("Other flags")).to_have_value("--max-num-seqs 4")
+    expect(tab.page.locator("#form-command pre")).to_contain_text("--max-num-seqs 4")
+    expect(tab.page.locator("#form-message")).to_contain_text("not saved")
+    assert "max-num-seqs" not in written(app.place, "clerk")
+    tab.page.get_by_role("button", name="Discard it").click()
+    expect(tab.field("Other flags")).to_have_value("")
+    expect(tab.page.locator("#form-message")).not_to_contain_text("not saved")
+    expect(tab.page.locator("#form-command pre")).not_to_contain_text("--max-num-seqs 4")
+
+
 def test_pasted_line_becomes_a_file_with_nothing_lost(app: DeckApp, tab: DeckPage) -> None:
     tab.open_form()
     tab.page.get_by_role("button", name="Paste a “vllm serve …” line").click()

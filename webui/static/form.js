@@ -10,10 +10,19 @@ const FIELDS = [
   "gpu-memory-utilization", "dtype", "quantization", "chat-template", "restarts", "trust-remote-code", "other_flags",
 ];
 const PLAIN = new Set(["name", "model", "source", "mirror", "restarts", "other_flags"]);
+const PATIENCE_MS = 500; // for Gradio to tell what stands in the fields
+const drafts = new Map(); // by model: what was typed into its form and not saved
 let env = {}; // variables of the model that is shown: the form has no field for them, but keeps them
+let basedOn = ""; // the model whose values the masked ones are
+let picked = ""; // the model whose form this is
+let edited = false; // since the form was filled
+let isDraft = false; // what it was filled with
+let latest = null; // the values as far as Gradio has told them
+let tellValues = null;
 let shown = {};
 let typing = null;
 let asked = 0;
+let loads = 0;
 
 function bodyOf(values) {
   const found = Object.fromEntries(FIELDS.map((field, i) => [field, values[i]]));
@@ -22,7 +31,7 @@ function bodyOf(values) {
     if (!PLAIN.has(field) && found[field] != null && found[field] !== "" && found[field] !== false)
       options[field] = found[field];
   const { name, model, source, mirror, restarts, other_flags } = found;
-  return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", restarts: restarts === "" ? null : restarts, options, env }];
+  return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", restarts: restarts === "" ? null : restarts, options, env, based_on: basedOn }];
 }
 
 function show(found) {
@@ -37,7 +46,8 @@ function draw() {
   const line = document.getElementById("form-command");
   if (note)
     render(
-      html`${message ? html`<div class=${bad ? "banner bad" : "banner"} role="status">${message}</div>` : nothing}
+      html`${isDraft ? draftBanner() : nothing}
+        ${message ? html`<div class=${bad ? "banner bad" : "banner"} role="status">${message}</div>` : nothing}
         ${warnings.map((warning) => html`<div class="banner warn">${warning}</div>`)}`,
       note,
     );
@@ -50,9 +60,45 @@ function draw() {
     );
 }
 
-function fill(found) {
-  env = found.env;
-  window.deck.set("form", ...FIELDS.map((field) => found.fields[field] ?? null));
+const draftBanner = () =>
+  html`<div class="banner">${t("draft_back")} <button class="btn small" @click=${discard}>${t("discard")}</button></div>`;
+
+function fill(found, source = "") {
+  fillWith({ values: FIELDS.map((field) => found.fields[field] ?? null), env: found.env, basedOn: source });
+}
+
+function fillWith(content) {
+  ({ env, basedOn, values: latest } = content);
+  window.deck.set("form", ...latest);
+}
+
+// What stands in the fields now.
+function values() {
+  return new Promise((tell) => {
+    tellValues = (now) => {
+      tellValues = null;
+      tell(now);
+    };
+    setTimeout(() => tellValues?.(latest), PATIENCE_MS);
+    window.deck.fire.form_values();
+  });
+}
+
+async function putAside() {
+  if (!edited) return;
+  clearTimeout(typing);
+  drafts.set(picked, { values: await values(), env, basedOn });
+}
+
+function discard() {
+  drafts.delete(picked);
+  edited = false;
+  form.load(picked);
+}
+
+function done(name) {
+  for (const model of [picked, name]) drafts.delete(model);
+  edited = isDraft = false;
 }
 
 async function guarded(work) {
@@ -66,19 +112,31 @@ async function guarded(work) {
 export const form = {
   load: (name) =>
     guarded(async () => {
+      const mine = ++loads;
+      await putAside();
       const found = await get(modelPath(name));
+      if (mine !== loads) return; // another one was picked meanwhile
       if (!found.fields) return show({ message: t("attached_no_file") });
-      fill(found);
+      const draft = drafts.get(name);
+      picked = name;
+      asked++; // no preview of the one before may come now
+      edited = isDraft = draft != null;
+      if (draft) fillWith(draft);
+      else fill(found, name);
       show(found);
+      if (draft) form.preview(draft.values);
     }),
   // Something was typed or chosen: asks Gradio for the values once nothing more comes.
   changed() {
+    edited = true;
     clearTimeout(typing);
     typing = setTimeout(() => window.deck.fire.form_values(), 250);
   },
-  preview(values) {
+  preview(now) {
+    latest = now;
+    if (tellValues) return tellValues(now);
     const mine = ++asked;
-    const [name, body] = bodyOf(values);
+    const [name, body] = bodyOf(now);
     if (name && body.model)
       guarded(async () => {
         const found = await post(modelPath(name, "/preview"), body);
@@ -90,12 +148,16 @@ export const form = {
       const [name, body] = bodyOf(values);
       if (!name) return show({ message: t("name_missing"), bad: true });
       const found = await call("PUT", modelPath(name), body);
+      done(name);
+      ({ env } = found);
+      picked = basedOn = name;
       show({ ...found, message: t("saved") });
       await refresh();
     }),
   remove: (name) =>
     guarded(async () => {
       await call("DELETE", modelPath(name));
+      done(name);
       show({ message: t("deleted") });
       await refresh();
     }),
@@ -103,6 +165,8 @@ export const form = {
     guarded(async () => {
       const found = await post("/api/parse", { command: line ?? "" });
       fill(found);
+      edited = true;
+      isDraft = false;
       show({ ...found, message: t("pasted") });
     }),
   saveAll: ([source, mirror]) =>
