@@ -127,6 +127,34 @@ def test_stop_keeps_the_text_and_frees_vllm(app: DeckApp, slow: DeckPage) -> Non
     eventually(lambda: running_requests(app, "slow") == 0, "vLLM has dropped the request")
 
 
+HOLD_BACK_THE_ANSWER = """() => {
+  const ask = window.fetch;
+  window.fetch = async (path, options) => {
+    const response = await ask(path, options);
+    if (path !== '/api/chat') return response;
+    const gone = (reject) => options.signal.addEventListener('abort', () => reject(new DOMException('', 'AbortError')));
+    const reader = { read: () => new Promise((_, reject) => gone(reject)) };
+    return { ok: true, body: { pipeThrough: () => ({ getReader: () => reader }) } };
+  };
+}"""
+"""As if the first words were still on their way to the page."""
+
+
+def test_words_that_were_on_their_way_when_it_was_stopped_are_shown(app: DeckApp, slow: DeckPage) -> None:
+    slow.page.evaluate(HOLD_BACK_THE_ANSWER)
+    slow.send("Tell me a lot")
+    eventually(lambda: running_requests(app, "slow") == 1, "vLLM answers")
+    expect(slow.answers).to_have_count(0)
+    slow.button("stop").click()
+    slow.wait_until_idle()
+    expect(slow.answers).to_contain_text("word0")
+    expect(slow.answers).to_contain_text("stopped")
+    shown = slow.answers.inner_text()
+    slow.load()
+    expect(slow.questions).to_have_text("Tell me a lot")
+    expect(slow.answers).to_have_text(shown)
+
+
 def test_escape_stops_too(slow: DeckPage) -> None:
     slow.send("Tell me a lot")
     slow.wait_for_live_text("word3")

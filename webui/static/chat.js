@@ -7,6 +7,8 @@ import { followEnd } from "./scroll.js";
 import { server, state, subscribe } from "./state.js";
 import { newConversation, ownConversation } from "./tab.js";
 
+const PATIENCE_MS = 3000; // for the app to notice that nobody listens any more
+
 const chat = {
   id: null,
   turns: [],
@@ -98,7 +100,23 @@ async function ask({ text, system, names, values }, replaceFrom) {
   } catch (error) {
     if (error.name !== "AbortError") failed = error instanceof ApiError ? error : new Error(t("broke_off"));
   }
-  finish(text, failed, again);
+  finish(text, failed, again, chat.stopped ? await keptTurn(text) : null);
+}
+
+// What the app has kept of an answer that was stopped: more than is shown, where words were still on their way.
+async function keptTurn(text) {
+  const at = Math.max(0, (chat.replaceFrom ?? chat.turns.length) - chat.forgotten);
+  for (const end = Date.now() + PATIENCE_MS; Date.now() < end; await new Promise((then) => setTimeout(then, 30))) {
+    try {
+      const { turns, busy } = await get(`/api/conversations/${chat.id}`);
+      if (busy) continue; // it has not noticed yet
+      const turn = turns[at];
+      return turn?.user === text && turn.assistant.startsWith(chat.answer.content) ? turn : null;
+    } catch {
+      return null; // the app is away: what is shown is all there is
+    }
+  }
+  return null;
 }
 
 // Shows a frame; returns the error that it carries, if it does.
@@ -134,14 +152,14 @@ function summary(done, name) {
 }
 
 // The answer moves up into the Chatbot. What was typed comes back where nothing of an answer came.
-function finish(text, failed, again) {
+function finish(text, failed, again, stoppedTurn) {
   const { content, reasoning } = chat.answer;
-  const kept = Boolean(content || reasoning);
+  const kept = Boolean(content || reasoning || stoppedTurn);
   if (kept) {
     const keep = chat.replaceFrom ?? chat.turns.length;
     const note = failed ? failed.message : chat.stopped ? "stopped" : "";
     chat.forgotten = Math.min(chat.forgotten, keep);
-    chat.turns = [...chat.turns.slice(0, keep), { user: text, assistant: content, reasoning, note }];
+    chat.turns = [...chat.turns.slice(0, keep), stoppedTurn ?? { user: text, assistant: content, reasoning, note }];
   } else if (!again) {
     const draft = document.querySelector("#chat-text textarea")?.value; // typed meanwhile
     window.deck.set("text", draft ? `${text}\n${draft}` : text);
