@@ -6,18 +6,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from deck_app import DeckApp, Place
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
-from browser.deck_page import DeckPage, launch_chromium
+from browser.chromium import browser
+from browser.deck_page import DeckPage
 
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One Chromium for a module. Not for the session: Playwright's event loop would be in the way of others' tests."""
-    with sync_playwright() as playwright:
-        found = launch_chromium(playwright)
-        yield found
-        found.close()
+__all__ = ["OpenPage", "browser"]
 
 
 @pytest.fixture(scope="package")

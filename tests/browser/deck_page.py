@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, expect
-
-from tools.chromium import find_chromium
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
 SECONDS = 1000.0
 """In Playwright's unit."""
 PATIENCE = 60 * SECONDS
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-def launch_chromium(playwright: Playwright) -> Browser:
-    """Chromium without a window. Where there is none the test is skipped, except in CI, where it fails."""
-    expect.set_options(timeout=PATIENCE)
-    path = find_chromium()
-    if path is None:
-        reason = "There is no Chromium: set CHROMIUM to its path."
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    return playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
 
 
 class DeckPage:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser.deck_page import launch_chromium
+from browser.chromium import browser
 from deck_app import Place
-from playwright.sync_api import Browser, sync_playwright
+
+__all__ = ["SMOLLM2", "RealPlace", "browser", "make_qwen2"]
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
 
@@ -31,14 +32,6 @@ class RealPlace(Place):
     def converted(self) -> Path:
         """Where the app keeps the bundled model."""
         return self.state_dir / "cache" / "models" / SMOLLM2
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = launch_chromium(playwright)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="session")
