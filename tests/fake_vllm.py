@@ -18,6 +18,7 @@ its own behaviour is set by the environment, since the command line belongs to v
     FAKE_VLLM_ENGINE=0           start no EngineCore process (it outlives a killed leader, as the real one does)
     FAKE_VLLM_SETSID=1           one more process that leaves the session
     FAKE_VLLM_SHM=1              EngineCore maps a psm_* file in /dev/shm, removed only at a clean end
+    FAKE_VLLM_SHM_NAME           how its name begins (default "psm_fake")
     FAKE_VLLM_NOISE=1            a log line over 64 KiB, invalid UTF-8 and progress with bare carriage returns
     FAKE_VLLM_SLEEP_SECONDS      how long /sleep and /wake_up take (default 0)
 
@@ -133,7 +134,7 @@ class Server(Engine):
         self.sigterms = 0
         self.ended = asyncio.Event()
         self.children: list[int] = []
-        self.shm = f"psm_fake{uuid.uuid4().hex[:8]}" if setting("SHM") else ""
+        self.shm = f"{setting('SHM_NAME', 'psm_fake')}{uuid.uuid4().hex[:8]}" if setting("SHM") else ""
         self.dev_mode = os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
 
     # -- life ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from server_manager.launchers.process_tree import read_marker
 FAKE_VLLM = Path(__file__).resolve().parent / "fake_vllm.py"
 VLLM_LOGS = Path(__file__).resolve().parent / "vllm_logs"
 DEADLINE_SECONDS = 30.0
+FAKE_MEMORY = f"psm_fake{os.getpid()}-"
+"""How the names begin that fakes of this process make in /dev/shm: other tests may run at the same time."""
 
 T = TypeVar("T")
 
@@ -62,7 +64,7 @@ def is_serving(port: int) -> bool:
 
 
 def fake_shared_memory() -> set[str]:
-    return {name for name in os.listdir(SHARED_MEMORY) if name.startswith("psm_fake")}
+    return {name for name in os.listdir(SHARED_MEMORY) if name.startswith(FAKE_MEMORY)}
 
 
 def clear_and_report(folder: Path, memory_before: set[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import FAKE_VLLM, eventually, free_port, is_serving, processes_with_marker
+from processes import FAKE_VLLM, eventually, fake_shared_memory, free_port, is_serving, processes_with_marker
 
 from server_manager.launchers.base import LaunchRequest
 from server_manager.launchers.leftovers import SHARED_MEMORY
@@ -30,7 +30,7 @@ def state_dir(tmp_path: Path, short_tmp: Path) -> Iterator[Path]:
     name = f"t{os.getpid()}x{time.monotonic_ns()}"
     folder = tmp_path / name
     folder.mkdir()
-    memory_before = set(os.listdir(SHARED_MEMORY))
+    memory_before = fake_shared_memory()
     yield folder
     left = {pid: read_marker(int(pid)) for pid in os.listdir("/proc") if pid.isdigit()}
     left = {pid: marker for pid, marker in left.items() if marker.startswith(name)}
@@ -41,7 +41,7 @@ def state_dir(tmp_path: Path, short_tmp: Path) -> Iterator[Path]:
         for path in tmpdir.iterdir():
             path.unlink()
         tmpdir.rmdir()
-    memory = {entry for entry in set(os.listdir(SHARED_MEMORY)) - memory_before if entry.startswith("psm_fake")}
+    memory = fake_shared_memory() - memory_before
     for entry in memory:
         os.unlink(f"{SHARED_MEMORY}/{entry}")
     assert not left, f"processes left: {left}"

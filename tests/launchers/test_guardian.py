@@ -13,10 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import fake_shared_memory
 
 from server_manager.launchers import guardian
 from server_manager.launchers.base import HandleRecord
-from server_manager.launchers.leftovers import SHARED_MEMORY, remove_tmpdir
+from server_manager.launchers.leftovers import remove_tmpdir
 from server_manager.launchers.local import LocalLauncher, create_launcher, guardians_of
 from server_manager.launchers.process_tree import ProcessTree, read_marker, read_member
 from server_manager.settings import Settings
@@ -86,16 +87,13 @@ async def test_app_killed_while_the_server_loads(start_app: StartApp) -> None:
 
 
 async def test_app_killed_while_the_server_serves(start_app: StartApp) -> None:
-    before = set(os.listdir(SHARED_MEMORY))
+    before = fake_shared_memory()
     app = await start_app("hold", setsid=1, shm=1)
     await eventually(lambda: is_serving(app.port), "the server listens")
-    assert any(name.startswith("psm_fake") for name in set(os.listdir(SHARED_MEMORY)) - before)
+    assert fake_shared_memory() - before
     await app.kill()
     await all_gone(app)
-    await eventually(
-        lambda: not any(name.startswith("psm_fake") for name in set(os.listdir(SHARED_MEMORY)) - before),
-        "shared memory is removed",
-    )
+    await eventually(lambda: not fake_shared_memory() - before, "shared memory is removed")
     assert "ended without stopping this server" in Path(app.record.log_path).read_text()
 
 
@@ -169,14 +167,14 @@ async def test_server_that_may_survive_is_adopted_by_the_next_app(start_app: Sta
 
 async def test_kept_server_that_dies_while_no_app_is_up_leaves_nothing(start_app: StartApp) -> None:
     """Its API server alone is killed: EngineCore would hold the GPU's memory for good."""
-    before = set(os.listdir(SHARED_MEMORY))
+    before = fake_shared_memory()
     app = await start_app("survive", setsid=1, shm=1)
     await eventually(lambda: is_serving(app.port), "the server listens")
     await app.kill()
     assert is_serving(app.port)
     os.kill(app.record.pid, signal.SIGKILL)
     await all_gone(app)
-    assert not [name for name in set(os.listdir(SHARED_MEMORY)) - before if name.startswith("psm_fake")]
+    assert not fake_shared_memory() - before
     assert "ended while no vLLM Deck was up" in Path(app.record.log_path).read_text()
 
 

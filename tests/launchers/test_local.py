@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import fake_shared_memory
 
 from server_manager.errors import LaunchError, StateDirError
 from server_manager.launchers import local
@@ -28,10 +29,6 @@ from .conftest import Launch, eventually, is_serving, processes_with_marker, req
 def named(handle: LocalServerHandle, name: str) -> int:
     """The pid of the member of that name, 0 where there is none."""
     return next((info.pid for info in handle.processes() if info.name.startswith(name)), 0)
-
-
-def fake_shared_memory() -> set[str]:
-    return {name for name in os.listdir(SHARED_MEMORY) if name.startswith("psm_fake")}
 
 
 async def test_sigterm_ends_an_idle_server_with_code_0(launch: Launch) -> None:
