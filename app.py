@@ -31,7 +31,8 @@ def serve(args: Namespace) -> int:
         import uvicorn  # noqa: PLC0415
 
         from server_manager import composition  # noqa: PLC0415
-        from webui import Access, AppContext, build_web_app, read_users  # noqa: PLC0415
+        from webui import Access, AppContext, read_users  # noqa: PLC0415
+        from webui.web_app import build_web_app  # noqa: PLC0415
 
         access = Access(read_users(args.auth) if args.auth else None, key, token)
         parts = composition.compose(settings)

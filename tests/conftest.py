@@ -53,16 +53,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """With several workers, a test of the real vLLM has the machine to itself: it uses every core for a minute.
+    """With several workers, no test of the page runs beside the real vLLM, which uses every core for a minute: some
+    watch how text moves from frame to frame.
 
     First of all hooks, so that the waiting does not count into a test's time limit.
     """
+    is_real, is_page = (item.get_closest_marker(name) is not None for name in ("real", "browser"))
     with contextlib.ExitStack() as held:
-        if "PYTEST_XDIST_WORKER" in os.environ:
-            alone = item.get_closest_marker("real") is not None
-            # Whoever waits to be alone stands in the door, so that the others cannot take turns before it for ever.
+        if "PYTEST_XDIST_WORKER" in os.environ and (is_real or is_page):
+            # Whoever waits for the real vLLM stands in the door: else the others could take turns before it for ever.
             door = held.enter_context(_locked(HERE / "conftest.py", fcntl.LOCK_EX))
-            held.enter_context(_locked(HERE / "real" / "conftest.py", fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+            held.enter_context(_locked(HERE / "real" / "conftest.py", fcntl.LOCK_EX if is_real else fcntl.LOCK_SH))
             fcntl.flock(door, fcntl.LOCK_UN)
         return (yield)
 

@@ -74,6 +74,7 @@ class Place:
         """Of every child: nothing of the caller's own settings."""
         ours = ("DECK_", "HF_", "VLLM_", "XDG_")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)  # it would make every start of the app slower
         return kept | {
             "HOME": str(self.home),
             "TMPDIR": str(self.tmpdir),

@@ -1,8 +1,10 @@
-"""The page and the app's own HTTP interface; the only package that imports Gradio."""
+"""The page and the app's own HTTP interface; the only package that imports Gradio.
+
+What is named here does not: ``webui.web_app``, which takes seconds to import, is only for who serves the page.
+"""
 
 from webui.access import Access
 from webui.context import AppContext
 from webui.users import Role, add_user, read_users
-from webui.web_app import build_web_app
 
-__all__ = ["Access", "AppContext", "Role", "add_user", "build_web_app", "read_users"]
+__all__ = ["Access", "AppContext", "Role", "add_user", "read_users"]

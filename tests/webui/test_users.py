@@ -24,19 +24,21 @@ def test_file_of_users_is_private_and_holds_no_password(users_file: Path) -> Non
 def test_session_outlives_the_app_but_not_the_password(tmp_path: Path) -> None:
     place = Place(tmp_path)
     path = tmp_path / "users"
-    add = ("add-user", "ulf", "--auth", str(path))
-    assert place.command(*add, stdin="first password\n").returncode == 0
+    for name in ("olga", "ulf"):
+        add_user(path, name, "user", "first password")
     try:
         app = DeckApp(place, "--auth", str(path)).wait_until_up()
-        log_in(app.http, ("ulf", "first password"))
-        cookie = {"Cookie": f"deck-session={app.http.cookies['deck-session']}"}
+        cookies = {}
+        for name in ("olga", "ulf"):
+            log_in(app.http, (name, "first password"))
+            cookies[name] = {"Cookie": f"deck-session={app.http.cookies['deck-session']}"}
+            app.http.cookies.clear()
         app.close()
+        changed = place.command("add-user", "ulf", "--auth", str(path), stdin="second password\n")
+        assert (changed.returncode, changed.stderr) == (0, "")
         app = DeckApp(place, "--auth", str(path)).wait_until_up()
-        assert app.http.get("/api/me", headers=cookie).status_code == 200
-        app.close()
-        assert place.command(*add, stdin="second password\n").returncode == 0
-        app = DeckApp(place, "--auth", str(path)).wait_until_up()
-        assert app.http.get("/api/me", headers=cookie).status_code == 401
+        assert app.http.get("/api/me", headers=cookies["olga"]).json()["name"] == "olga"
+        assert app.http.get("/api/me", headers=cookies["ulf"]).status_code == 401
         assert app.http.get("/api/me", auth=("ulf", "second password")).status_code == 200
         app.close()
     finally:
