@@ -9,7 +9,8 @@ export function receiptText(exit) {
   if (!receipt) return exit.cause === "stopped" ? t("stopped_in", { s }) : "";
   const known = { gib: gib(receipt.freed_bytes, 2), held: gib(receipt.held_bytes, 2), s };
   if (receipt.left.length) return t("receipt_left", { ...known, left: receipt.left.join("; ") });
-  return t(receipt.estimated ? "receipt_estimated" : `receipt_${receipt.where}`, known);
+  if (receipt.estimated) return t("receipt_estimated", known);
+  return t(receipt.where === "gpu" ? "receipt_gpu" : "receipt_ram", known);
 }
 
 export function restartText({ state, restart }) {
