@@ -1,4 +1,4 @@
-"""The fault suite on the fake vLLM: python -m tests.faults [--steps 1000] [--seed 1] [--patience 10]"""
+"""The fault suite: python -m tests.faults [--steps 1000] [--seed 1] [--patience 10] [--real]"""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from faults.suite import run, small_disk  # noqa: E402  # as pytest finds it: below tests/
+from faults.real import real_world  # noqa: E402  # as pytest finds it: below tests/
+from faults.suite import run, small_disk  # noqa: E402
 from faults.world import World, new_world  # noqa: E402
 
 
@@ -31,11 +32,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--patience", type=float, default=10.0, help="seconds until nothing may be left")
+    parser.add_argument("--real", action="store_true", help="with the real vLLM (some 20 s for each start)")
     parser.add_argument("--quiet", action="store_true")
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        world = new_world(Path(folder) / "w", arguments.patience)
+        make_world = real_world if arguments.real else new_world
+        world = make_world(Path(folder) / "w", arguments.patience)
         with small_disk(world.place.state_dir) as mounted:
             if not mounted:
                 print("No small disk can be mounted here: the fault “full disk” is left out.")

@@ -14,16 +14,17 @@ from collections.abc import Callable
 
 import httpx
 
-from faults.world import PERSONALITIES, Tree, World
+from faults.world import Tree, World
 
 Fault = Callable[[World, random.Random], str | None]
+"""Does something to the world and says what in few words; ``None`` where it makes no sense just now."""
 
 
 def start(world: World, chance: random.Random) -> str | None:
     """And the browser's tab is closed before it is up: nobody waits for it."""
     if world.app is None:
         return None
-    name = chance.choice(list(PERSONALITIES))
+    name = chance.choice(world.models)
     world.post(f"/api/servers/{name}/start")
     return "start"
 
@@ -31,8 +32,8 @@ def start(world: World, chance: random.Random) -> str | None:
 def start_and_wait(world: World, chance: random.Random) -> str | None:
     if world.app is None:
         return None
-    name = chance.choice(list(PERSONALITIES))
-    ask(world, name, "hello", seconds=20)
+    name = chance.choice(world.models)
+    ask(world, name, "hello", seconds=world.start_seconds)
     return "start and chat"
 
 
@@ -47,7 +48,7 @@ def closed_tab_during_a_start(world: World, chance: random.Random) -> str | None
     """A question starts the server; the connection is cut while it waits or while the answer comes."""
     if world.app is None:
         return None
-    ask(world, chance.choice(["slow", "frail"]), "hello", seconds=chance.choice([0.1, 0.5, 2]))
+    ask(world, chance.choice(world.models), "hello", seconds=chance.choice([0.1, 0.5, 2]))
     return "tab closed"
 
 
@@ -192,7 +193,7 @@ def full_disk(world: World, chance: random.Random) -> str | None:
         while True:
             file.write(bytes(64 * 1024))
             file.flush()
-    name = chance.choice(list(PERSONALITIES))
+    name = chance.choice(world.models)
     world.post(f"/api/servers/{name}/start")
     world.settle("start on a full disk")
     filler.unlink()

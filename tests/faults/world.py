@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,10 +56,22 @@ class Tree:
 class World:
     """One place, the app that is up in it or not, and the trees of its servers."""
 
-    def __init__(self, place: Place, patience: float) -> None:
-        """``patience`` is how many seconds anything may take until it has settled."""
+    def __init__(
+        self,
+        place: Place,
+        models: Sequence[str],
+        patience: float,
+        *,
+        start_seconds: float = 20.0,
+        shm: str = "psm_fake",
+    ) -> None:
+        """``patience`` is how many seconds anything may take until it has settled, ``start_seconds`` how many a start
+        takes at most; ``shm`` is how names in /dev/shm begin that could be of these servers."""
         self.place = place
+        self.models = list(models)
         self.patience = patience
+        self.start_seconds = start_seconds
+        self._shm = shm
         self.app: DeckApp | None = None
         self.keeps = False
         self.unguarded = False
@@ -133,7 +145,7 @@ class World:
         folders = [entry.name for entry in self.place.tmpdir.iterdir() if entry.name.startswith("deck-")]
         if len(folders) != len(allowed):
             wrong.append(f"{len(folders)} folders for {len(allowed)} servers")
-        fakes = {name for name in shared_memory_candidates() - self._memory_before if name.startswith("psm_fake")}
+        fakes = {name for name in shared_memory_candidates() - self._memory_before if name.startswith(self._shm)}
         unmapped = fakes - mapped_shared_memory([int(pid) for pid in os.listdir("/proc") if pid.isdigit()], fakes)
         wrong += [f"{SHARED_MEMORY}/{name}" for name in unmapped]
         return wrong
@@ -194,8 +206,4 @@ def new_world(folder: Path, patience: float) -> World:
         place.add_model(name, "max-model-len: 4096\nshutdown-timeout: 1\n", **fake)
     with (place.models_dir / f"{RESTARTED}.env").open("a", encoding="utf-8") as env:
         env.write("DECK_RESTARTS=2\n")
-    return World(place, patience)
-
-
-Fault = Callable[[World], str | None]
-"""Does something to the world and says what in few words; ``None`` where it makes no sense just now."""
+    return World(place, list(PERSONALITIES), patience)
