@@ -16,7 +16,7 @@ def real_world(folder: Path, patience: float) -> World:
     """Raises ``ServerManagerError`` or ``CalledProcessError`` where the models cannot be made."""
     place = RealPlace(folder)
     cache = folder / "models-cache"
-    smollm2 = asyncio.run(ensure_converted(SMOLLM2, cache, sys.executable, print))
+    smollm2 = asyncio.run(ensure_converted(f"HuggingFaceTB/{SMOLLM2}", cache, sys.executable, print))
     qwen2 = folder / "tiny-qwen2"
     make_qwen2(smollm2, qwen2)
     common = "max-model-len: 1024\nkv-cache-memory-bytes: 128M\nshutdown-timeout: 2\n"
