@@ -78,11 +78,14 @@ class ServerManager:
             self.server(name).start()
         for record in self._shared.store.load_all():
             server = self._process(record.name)
-            if await server.adopt(record, shell_line(record.argv, record.env)):
-                self._servers[record.name] = server
-                log.info("adopted %s, pid %d", record.name, record.pid)
-            else:
-                self._shared.store.remove(record.name)
+            try:
+                if await server.adopt(record, shell_line(record.argv, record.env)):
+                    self._servers[record.name] = server
+                    log.info("adopted %s, pid %d", record.name, record.pid)
+                else:
+                    self._shared.store.remove(record.name)
+            except ServerManagerError as error:  # the record stays: the next app tries again
+                log.error("%s", error)
 
     async def close(self) -> None:
         """Ends every server (or lets go of it, with ``--keep-servers``). New starts are refused from now on."""

@@ -105,4 +105,7 @@ class Launcher(Protocol):
         """Creates the process. Raises ``LaunchError`` or ``StateDirError``; nothing is left behind then."""
 
     async def adopt(self, record: HandleRecord) -> ServerHandle | None:
-        """The handle of a server that still runs, or ``None`` where pid and start time no longer match."""
+        """The handle of a server that still runs, or ``None`` where pid and start time no longer match.
+
+        Raises ``StopError`` where something of one that no longer runs cannot be ended.
+        """

@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from server_manager.errors import LaunchError, StateDirError
+from server_manager.errors import LaunchError, StateDirError, StopError
 from server_manager.launchers.base import HandleRecord, LaunchRequest
 from server_manager.launchers.leftovers import TMPDIR_PREFIX, SharedMemoryWatch
 from server_manager.launchers.local_handle import LocalServerHandle
@@ -107,6 +107,8 @@ class LocalLauncher:
     async def adopt(self, record: HandleRecord) -> LocalServerHandle | None:
         """The handle of a server of an earlier app, ``None`` where pid and start time no longer match.
 
+        Raises ``StopError`` where something of it outlives SIGKILL.
+
         Whatever else is left of its tree then (EngineCore without its API server, files) is ended and removed, since
         nobody else would: found by the marker alone, so that no stranger is touched.
         """
@@ -116,7 +118,14 @@ class LocalLauncher:
                 dismiss_guardians(record.marker, but=handle.guardian_pid)
             return handle
         if record.marker:
-            await LocalServerHandle(replace(record, pid=0, start_ticks=0)).kill()
+            survivors = await LocalServerHandle(replace(record, pid=0, start_ticks=0)).kill()
+            if survivors:
+                raise StopError(
+                    f"{record.name} of an earlier vLLM Deck left processes that not even SIGKILL ends: "
+                    f"{', '.join(map(str, survivors))}.",
+                    "They usually wait for a driver; look at `dmesg`, and reboot if they stay.",
+                    pids=survivors,
+                )
         return None
 
 

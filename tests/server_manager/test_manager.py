@@ -13,6 +13,7 @@ from processes import eventually
 from server_manager import memory_gate
 from server_manager.client import ClientSession
 from server_manager.errors import ManagerClosed, SpecError, StartError, UnknownModel
+from server_manager.launchers.local_handle import LocalServerHandle
 from server_manager.metrics_poller import MetricsPoller
 from server_manager.server_state import ExitCause, ServerState
 from server_manager.settings import Settings
@@ -305,3 +306,29 @@ async def test_last_model_that_cannot_be_noted_hurts_nothing(
     with caplog.at_level(logging.WARNING):
         await deck.ready("m")
     assert "model used last" in caplog.text
+
+
+async def test_what_cannot_be_tidied_up_at_the_start_does_not_keep_the_app_from_it(
+    settings: Settings, session: ClientSession, add_model: AddModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of an earlier app hangs in a driver: its record stays for the next time, and the app works."""
+    kept = replace(settings, keep_servers=True)
+    add_model("m")
+    first = Deck(kept, session)
+    await first.ready("m")
+    store = first.manager._shared.store
+    (record,) = store.load_all()
+    await first.stop("m")
+    store.save(record)
+
+    async def hangs(self: object) -> tuple[int, ...]:
+        return (4711,)
+
+    monkeypatch.setattr(LocalServerHandle, "kill", hangs)
+    second = Deck(kept, session)
+    await second.manager.open()
+    assert store.load_all() == (record,)
+    monkeypatch.undo()
+    third = Deck(kept, session)
+    await third.manager.open()
+    assert store.load_all() == ()
