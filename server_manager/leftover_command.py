@@ -1,0 +1,96 @@
+"""``python app.py leftovers``: the same look and the same reclaim as on the page, also where no app is running."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import quote
+
+from server_manager.errors import ServerManagerError, TelemetryError
+from server_manager.reclaim import Leftovers, findings_dict
+from server_manager.telemetry import open_probe
+from server_manager.telemetry.base import DeviceSnapshot
+
+Ask = Callable[[str, str], Any]
+"""Method and path to the answer of the app that is running."""
+
+
+def run_leftovers(ask: Ask | None, *, reclaim: bool) -> int:
+    """Prints what is left over; with ``reclaim`` ends it. The exit code: 1 where something of ours is left then."""
+    return _through_app(ask, reclaim) if ask else asyncio.run(_without_app(reclaim))
+
+
+def _through_app(ask: Ask, reclaim: bool) -> int:
+    found = ask("POST", "/api/leftovers/scan")
+    _print(found)
+    if reclaim:
+        for left in found["leftovers"]:
+            _print_receipt(ask("POST", f"/api/leftovers/{quote(left['id'], safe='')}/reclaim"))
+        found = ask("GET", "/api/leftovers")
+    return 1 if found["leftovers"] else 0
+
+
+async def _without_app(reclaim: bool) -> int:
+    leftovers = Leftovers(lambda: (), None)
+    found = await leftovers.scan()
+    _print(findings_dict(found, await asyncio.to_thread(_devices), time.time()))
+    if reclaim:
+        for left in found.leftovers:
+            try:
+                _print_receipt(asdict(await leftovers.reclaim(left.id)))
+            except ServerManagerError as error:  # the others can still go
+                print(error)
+    return 1 if leftovers.latest.leftovers else 0
+
+
+def _devices() -> Sequence[DeviceSnapshot]:
+    try:
+        probe = open_probe()
+    except TelemetryError:
+        return ()
+    try:
+        return probe.read()
+    except TelemetryError:
+        return ()
+    finally:
+        probe.close()
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    if not found["leftovers"]:
+        print("Nothing is left over.")
+    for left in found["leftovers"]:
+        what = f"pids {_words(left['pids'])}" if left["pids"] else f"folder {left['tmpdir']}"
+        print(f"left over  {left['name'] or '-':30} {_age(left['age_s']):>8}  {_memory(left)}  {what}")
+    for other in found["foreign"]:
+        owner = "another vLLM Deck" if other["of_deck"] else other["user"]
+        print(f"not ours   {other['name']:30} {_age(other['age_s']):>8}  {_memory(other)}  {owner}: {other['kill']}")
+    if shared := found["shared_memory"]:
+        print(f"not mapped by any process: {_gib(shared['bytes'])} in /dev/shm: {shared['rm']}")
+
+
+def _print_receipt(receipt: Mapping[str, Any]) -> None:
+    freed = ", ".join(f"{_gib(size)} of GPU {index}" for index, size in receipt["freed_bytes"].items())
+    freed = freed or f"{_gib(receipt['freed_rss_bytes'])} of memory"
+    left = f"still there: pids {_words(receipt['left_pids'])}" if receipt["left_pids"] else "nothing left"
+    print(f"{receipt['name'] or 'folder'}: freed {freed} in {receipt['seconds']:.1f} s, {left}.")
+
+
+def _memory(entry: Mapping[str, Any]) -> str:
+    held = [f"GPU {gpu['index']}: {_gib(gpu['held_bytes'])}" for gpu in entry["gpus"]]
+    return ", ".join(held) or f"RAM {_gib(entry['rss_bytes'])}"
+
+
+def _gib(size: int | None) -> str:
+    return "?" if size is None else f"{size / 2**30:.2f} GiB"
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def _words(pids: Sequence[int]) -> str:
+    return " ".join(map(str, pids))
