@@ -63,7 +63,9 @@ class MemoryParts:
         What it did not say is taken from the first that did (tensor parallelism splits evenly), or for the weights from
         their size on disk.
         """
-        own = next((rank for rank in self.ranks if rank.pid == pid), None) or RankMemory(pid)
+        own = next((rank for rank in self.ranks if rank.pid == pid), RankMemory(pid))
+        if self.world_size == 1 and len(self.ranks) == 1:
+            own = self.ranks[0]  # there is no other; its lines may come without a pid
         filled = own
         for name in ("weights_bytes", "kv_cache_bytes", "cuda_graph_bytes"):
             said = (value for rank in self.ranks if (value := getattr(rank, name)) is not None)

@@ -102,6 +102,14 @@ def test_a_silent_worker_is_taken_to_hold_what_the_first_one_holds() -> None:
     assert parts.weights_total_bytes == 4 * gib(7.15)
 
 
+def test_the_only_worker_is_known_without_its_pid() -> None:
+    parts = parts_of("INFO 11-22 10:38:27 [x.py:1] Model loading took 7.15 GiB memory and 2.0 seconds")
+    rank, exact = parts.rank_of(4711)
+    assert rank is not None
+    assert rank.weights_bytes == gib(7.15)
+    assert exact
+
+
 def test_data_parallel_engines_add_their_tokens() -> None:
     parts = parts_of(
         "(EngineCore_DP0 pid=7) INFO 11-22 10:38:27 [kv.py:1] GPU KV cache size: 1,000 tokens",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -199,7 +200,7 @@ def test_each_rank_is_split_on_its_own_gpu() -> None:
 
 
 def test_a_rank_that_said_nothing_is_about_like_the_first() -> None:
-    claim = server("alpha", 1, 2, memory=parts(7.0, 21.0))
+    claim = server("alpha", 1, 2, memory=replace(parts(7.0, 21.0), world_size=2))
     (_, ledger) = device_ledgers([gpu((1, 30)), gpu((2, 30), index=1)], [claim], may_hide=False)
     assert split_in_gib(ledger, "alpha") == pytest.approx({"weights": 7, "kv_cache": 21, "other": 2})
     assert ledger.owners[0].parts[0].about
