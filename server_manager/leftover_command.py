@@ -66,8 +66,8 @@ def _print(found: Mapping[str, Any]) -> None:
         what = f"pids {_words(left['pids'])}" if left["pids"] else f"folder {left['tmpdir']}"
         print(f"left over  {left['name'] or '-':30} {_age(left['age_s']):>8}  {_memory(left)}  {what}")
     for other in found["foreign"]:
-        owner = "another vLLM Deck" if other["of_deck"] else other["user"]
-        print(f"not ours   {other['name']:30} {_age(other['age_s']):>8}  {_memory(other)}  {owner}: {other['kill']}")
+        owner = "of another vLLM Deck" if other["of_deck"] else f"of {other['user']}: {other['kill']}"
+        print(f"not ours   {other['name']:30} {_age(other['age_s']):>8}  {_memory(other)}  {owner}")
     if shared := found["shared_memory"]:
         print(f"not mapped by any process: {_gib(shared['bytes'])} in /dev/shm: {shared['rm']}")
 

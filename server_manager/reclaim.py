@@ -12,9 +12,9 @@ from typing import Any
 
 from server_manager.errors import ManagerClosed, UnknownLeftover
 from server_manager.launchers.base import HandleRecord
-from server_manager.launchers.leftovers import SHARED_MEMORY
+from server_manager.launchers.leftovers import SHARED_MEMORY, remove_tmpdir
 from server_manager.launchers.local_handle import LocalServerHandle
-from server_manager.leftover_scan import Findings, Leftover, look, still_left_over
+from server_manager.leftover_scan import Findings, ForeignVllm, Leftover, look, still_left_over
 from server_manager.telemetry.base import DeviceSnapshot, Reading
 from server_manager.telemetry.sampler import GpuSampler
 
@@ -89,11 +89,11 @@ class Leftovers:
     async def _end(self, found: Leftover) -> Receipt:
         began = time.monotonic()
         before = held_by_device(found.pids, self._devices())
-        # No pid of a leader: so members are found by the marker alone, and no stranger can be among them.
-        record = HandleRecord(
-            found.name, "local", 0, 0.0, 0, "", found.tmpdir, "", (), {}, found.started_at, found.marker
-        )
-        left_pids = await LocalServerHandle(record, 0).kill()
+        left_pids: tuple[int, ...] = ()
+        if found.marker:
+            left_pids = await LocalServerHandle(_record_of(found)).kill()
+        else:
+            await asyncio.to_thread(remove_tmpdir, found.tmpdir)
         left_bytes = await self._until_memory_is_back(found.pids, began) if before else {}
         seconds = time.monotonic() - began
         freed = {index: held for index, held in before.items() if held is not None}
@@ -118,6 +118,29 @@ class Leftovers:
     def _devices(self) -> Sequence[DeviceSnapshot]:
         latest = self._sampler.latest if self._sampler else None
         return latest.devices if latest else ()
+
+
+def _kill_line(found: ForeignVllm) -> str:
+    return f"{'' if found.own_user else 'sudo '}kill {' '.join(map(str, found.pids))}"
+
+
+def _record_of(found: Leftover) -> HandleRecord:
+    """Without the pid of a leader: so members are found by the marker alone, and no stranger can be among them."""
+    return HandleRecord(
+        name=found.name,
+        launcher="local",
+        pid=0,
+        start_ticks=0,
+        boot_id="",
+        port=0,
+        log_path="",
+        tmpdir=found.tmpdir,
+        api_key="",
+        argv=(),
+        env={},
+        started_at=found.started_at,
+        marker=found.marker,
+    )
 
 
 def findings_dict(findings: Findings, devices: Sequence[DeviceSnapshot], now: float) -> dict[str, Any]:
@@ -152,7 +175,7 @@ def findings_dict(findings: Findings, devices: Sequence[DeviceSnapshot], now: fl
                 "rss_bytes": found.rss_bytes,
                 "gpus": held(found.pids),
                 "of_deck": found.of_deck,
-                "kill": f"{'' if found.own_user else 'sudo '}kill {' '.join(map(str, found.pids))}",
+                "kill": None if found.of_deck else _kill_line(found),
             }
             for found in findings.foreign
         ],

@@ -24,19 +24,19 @@ const swatch = (owner, part) => {
   return part?.kind === "asleep" ? "own-asleep" : `${colour(owner.name)} part-${part?.kind ?? "weights"}`;
 };
 
-function nameOf(owner) {
-  if (owner.kind === "server") return owner.name;
+function nameOf(owner, position) {
+  if (owner.kind === "others" && position == null) return t("others"); // of the machine: nothing is hidden there
+  if (owner.kind === "server") return owner.parts[0]?.kind === "asleep" ? `${owner.name} · ${t("part_asleep")}` : owner.name;
   if (owner.kind === "leftover") return t("left_of", { name: owner.name });
   if (owner.kind === "process") return owner.name ?? t("pid_unseen", { pid: owner.pids[0] });
-  if (owner.kind === "others" && !state.snapshot.devices.length) return t("others");
   return t(`owner_${owner.kind}`);
 }
 
 const size = (owner) => `${owner.estimated ? "≈ " : ""}${owner.held_bytes == null ? t("unknown_size") : memory(owner.held_bytes)}`;
 const partText = (part) => `${t(`part_${part.kind}`)} ${part.about ? "≈ " : ""}${memory(part.held_bytes)}`;
-const isSplit = (owner) => owner.parts.some((part) => part.kind !== "unsplit");
-const summary = (owner) =>
-  [`${nameOf(owner)}: ${owner.estimated ? "≈ " : ""}${gib(owner.held_bytes, 2)} GiB`, ...(isSplit(owner) ? owner.parts.map(partText) : [])].join(" · ");
+const isSplit = (owner) => owner.parts.some((part) => !["unsplit", "asleep"].includes(part.kind));
+const summary = (owner, position) =>
+  [`${nameOf(owner, position)}: ${owner.estimated ? "≈ " : ""}${gib(owner.held_bytes, 2)} GiB`, ...(isSplit(owner) ? owner.parts.map(partText) : [])].join(" · ");
 
 // `onPick` makes the owners clickable; without it the bar is the header's small one.
 export function bar(ledger, position, onPick) {
@@ -44,10 +44,10 @@ export function bar(ledger, position, onPick) {
   if (!total || !ledger.owners.length) return html`<div class="bar"></div>`;
   const shown = ledger.owners.filter((owner) => owner.kind !== "free" && owner.held_bytes);
   const share = (bytes, whole) => `width:${Math.min(100, (100 * bytes) / whole).toFixed(3)}%`;
-  return html`<div class="bar" role="img" aria-label=${ledger.owners.map(summary).join("; ")}>
+  return html`<div class="bar" role="img" aria-label=${ledger.owners.map((owner) => summary(owner, position)).join("; ")}>
     ${shown.map(
       (owner) => html`<span class="owner ${isPicked(position, owner) && onPick ? "picked" : ""}" data-owner=${owner.name ?? owner.kind}
-        data-kind=${owner.kind} style=${share(owner.held_bytes, total)} title=${summary(owner)}
+        data-kind=${owner.kind} style=${share(owner.held_bytes, total)} title=${summary(owner, position)}
         @click=${onPick ? () => onPick(owner) : null}
         >${owner.parts.length
           ? owner.parts.map((part) => html`<i class=${swatch(owner, part)} style=${share(part.held_bytes, owner.held_bytes)}></i>`)
@@ -67,7 +67,7 @@ function pick(position, owner) {
 // Every owner with its size; pressing one tells more.
 export function legend(ledger, position, { small = false } = {}) {
   const entry = (owner) => {
-    const inside = html`<i class=${swatch(owner, owner.parts[0])}></i><span>${nameOf(owner)} <b>${size(owner)}</b>${!small && isSplit(owner)
+    const inside = html`<i class=${swatch(owner, owner.parts[0])}></i><span>${nameOf(owner, position)} <b>${size(owner)}</b>${!small && isSplit(owner)
       ? html`<span class="parts">${owner.parts.map((part) => html`<span><i class=${swatch(owner, part)}></i>${partText(part)}</span>`)}</span>`
       : nothing}</span>`;
     return small
@@ -111,7 +111,7 @@ function details(ledger, position) {
   const owner = ledger.owners.find((each) => isPicked(position, each));
   if (!owner) return nothing;
   return html`<div class="owner-details" role="status">
-    <b>${nameOf(owner)}</b> ${size(owner)}
+    <b>${nameOf(owner, position)}</b> ${size(owner)}
     ${told(owner).filter(Boolean).map((line) => html`<div>${line}</div>`)}
   </div>`;
 }

@@ -86,7 +86,8 @@ const code = (text) => {
   return html`<span class="copy-line"><code>${text}</code><button class="btn small" @click=${copy}>${t("copy")}</button></span>`;
 };
 
-function others({ foreign, shared_memory: shared }) {
+function others({ foreign, shared_memory }) {
+  const shared = shared_memory?.bytes >= 2 ** 20 ? shared_memory : null; // semaphores of some bytes are not worth a word
   if (!foreign.length && !shared) return nothing;
   return html`${foreign.length
       ? html`<h4>${t("foreign_vllm")}</h4>
@@ -95,7 +96,7 @@ function others({ foreign, shared_memory: shared }) {
             (each) => html`<div class="leftover-row"><span class="what"><b>${each.name}</b>
               <span class="cap">${[each.of_deck ? t("another_deck") : t("of_user", { user: each.user }), t("since_age", { d: duration(each.age_s) }), holds(each), `pid ${each.pid}`]
                 .filter(Boolean)
-                .join(" · ")}</span></span>${each.of_deck ? nothing : code(each.kill)}</div>`,
+                .join(" · ")}</span></span>${each.kill ? code(each.kill) : nothing}</div>`,
           )}`
       : nothing}
     ${shared
