@@ -9,54 +9,55 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
-from server_manager.errors import ServerManagerError, TelemetryError
+from server_manager.errors import ServerManagerError
 from server_manager.reclaim import Leftovers, findings_dict
 from server_manager.telemetry import open_probe
-from server_manager.telemetry.base import DeviceSnapshot
+from server_manager.telemetry.sampler import GpuSampler
 
 Ask = Callable[[str, str], Any]
 """Method and path to the answer of the app that is running."""
 
 
-def run_leftovers(ask: Ask | None, *, reclaim: bool) -> int:
-    """Prints what is left over; with ``reclaim`` ends it. The exit code: 1 where something of ours is left then."""
-    return _through_app(ask, reclaim) if ask else asyncio.run(_without_app(reclaim))
+def run_leftovers(ask: Ask | None, names: Sequence[str], *, reclaim: bool) -> int:
+    """Prints what is left over, of the servers ``names`` or of all; with ``reclaim`` ends it.
+
+    The exit code: 1 where something of it is left then.
+    """
+    return _through_app(ask, names, reclaim) if ask else asyncio.run(_without_app(names, reclaim))
 
 
-def _through_app(ask: Ask, reclaim: bool) -> int:
-    found = ask("POST", "/api/leftovers/scan")
+def _through_app(ask: Ask, names: Sequence[str], reclaim: bool) -> int:
+    found = _only(ask("POST", "/api/leftovers/scan"), names)
     _print(found)
     if reclaim:
         for left in found["leftovers"]:
             _print_receipt(ask("POST", f"/api/leftovers/{quote(left['id'], safe='')}/reclaim"))
-        found = ask("GET", "/api/leftovers")
+        found = _only(ask("GET", "/api/leftovers"), names)
     return 1 if found["leftovers"] else 0
 
 
-async def _without_app(reclaim: bool) -> int:
-    leftovers = Leftovers(lambda: (), None)
-    found = await leftovers.scan()
-    _print(findings_dict(found, await asyncio.to_thread(_devices), time.time()))
-    if reclaim:
-        for left in found.leftovers:
-            try:
-                _print_receipt(asdict(await leftovers.reclaim(left.id)))
-            except ServerManagerError as error:  # the others can still go
-                print(error)
-    return 1 if leftovers.latest.leftovers else 0
-
-
-def _devices() -> Sequence[DeviceSnapshot]:
+async def _without_app(names: Sequence[str], reclaim: bool) -> int:
+    sampler = GpuSampler(open_probe, dict, interval=0.5)
+    sampler.start()
     try:
-        probe = open_probe()
-    except TelemetryError:
-        return ()
-    try:
-        return probe.read()
-    except TelemetryError:
-        return ()
+        leftovers = Leftovers(frozenset, sampler)
+        devices = (await sampler.next_reading()).devices
+        found = _only(findings_dict(await leftovers.scan(), devices, time.time()), names)
+        _print(found)
+        if reclaim:
+            for left in found["leftovers"]:
+                try:
+                    _print_receipt(asdict(await leftovers.reclaim(left["id"])))
+                except ServerManagerError as error:  # the others can still go
+                    print(error)
+            found = _only(findings_dict(leftovers.latest, devices, time.time()), names)
+        return 1 if found["leftovers"] else 0
     finally:
-        probe.close()
+        await sampler.stop()
+
+
+def _only(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {**found, "leftovers": [left for left in found["leftovers"] if not names or left["name"] in names]}
 
 
 def _print(found: Mapping[str, Any]) -> None:
