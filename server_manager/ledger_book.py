@@ -15,7 +15,7 @@ from server_manager.reclaim import Leftovers
 from server_manager.server_state import ServerState, ServerStatus
 from server_manager.telemetry.base import Reading
 from server_manager.telemetry.differences import DifferenceTracker
-from server_manager.telemetry.ledger import Claim, MemoryLedger, device_ledgers, host_ledger
+from server_manager.telemetry.ledger import Claim, MemoryLedger, OwnerKind, device_ledgers, host_ledger
 from server_manager.telemetry.sampler import GpuSampler
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,17 @@ class Ledger:
     devices: tuple[MemoryLedger, ...] = ()
     """By position as in ``Reading.devices``."""
     host: MemoryLedger | None = None
+
+    def estimate_of(self, name: str) -> int | None:
+        """What a server holds on all GPUs together, where that is estimated; ``None`` where it is not, or not known."""
+        owners = [
+            owner
+            for device in self.devices
+            for owner in device.owners
+            if owner.kind is OwnerKind.SERVER and owner.name == name
+        ]
+        known = [owner.held_bytes for owner in owners if owner.held_bytes is not None]
+        return sum(known) if any(owner.estimated for owner in owners) and len(known) == len(owners) else None
 
 
 class LedgerBook:

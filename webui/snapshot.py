@@ -56,6 +56,7 @@ class Snapshot:
     def _document(self, reading: Reading | None) -> dict[str, Any]:
         now = time.time()
         trusting = {spec.name for spec in self._manager.catalogue.specs() if spec.trust_remote_code}
+        ledger = self._ledger.of(reading)
         servers = []
         for name, status in self._manager.statuses().items():
             metrics = self._poller.latest.get(name)
@@ -64,6 +65,7 @@ class Snapshot:
                 | {
                     "rss_bytes": reading.rss_bytes.get(name) if reading else None,
                     "gpu_bytes": reading.gpu_bytes.get(name) if reading else None,
+                    "gpu_estimate_bytes": ledger.estimate_of(name),
                     "pids": reading.pids.get(name, ()) if reading else (),
                     "metrics": metrics,
                     "trust_remote_code": name in trusting,
@@ -75,7 +77,7 @@ class Snapshot:
             "host": reading.host if reading else None,
             "devices": reading.devices if reading else [],
             "devices_error": reading.devices_error if reading else None,
-            "ledger": self._ledger.of(reading),
+            "ledger": ledger,
             "servers": servers,
             "default_model": self._manager.default_name(cpu_only=not (reading and reading.devices)),
             "phases": list(StartPhase),
