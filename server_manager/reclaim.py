@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 _MEMORY_PATIENCE = 10.0
 """Seconds that a driver may take to give the memory of a dead process back."""
 
+_WORTH_TELLING_BYTES = 1 << 20
+"""Semaphores that are left in /dev/shm take some bytes each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -184,7 +187,7 @@ def findings_dict(findings: Findings, devices: Sequence[DeviceSnapshot], now: fl
             "names": findings.shared_memory,
             "rm": shlex.join(["rm", *(f"{SHARED_MEMORY}/{name}" for name in findings.shared_memory)]),
         }
-        if findings.shared_memory
+        if findings.shared_memory_bytes >= _WORTH_TELLING_BYTES
         else None,
     }
 

@@ -167,7 +167,7 @@ def test_processes_are_listed_with_their_server(gpu_app: DeckApp, gpus: DeckPage
     rows = gpus.page.locator("#gpu-cards > section").nth(0).locator("tr")
     for name, size in (("alpha", "20.0 GiB"), ("beta", "12.0 GiB")):
         pid = gpu_app.server(name)["pid"]
-        expect(rows.filter(has_text=str(pid))).to_contain_text(re.compile(rf"{name}.*{pid}.*{size}", re.DOTALL))
+        expect(rows.filter(has_text=str(pid))).to_contain_text(re.compile(rf"{name}.*{size}.*{pid}", re.DOTALL))
     expect(rows.filter(has_text="5.0 GiB")).to_contain_text("others")
 
 

@@ -90,11 +90,11 @@ function processes(device, position) {
   for (const each of ledgerOf(position).owners) if (each.kind === "leftover") for (const pid of each.pids) owner.set(pid, t("left_of", { name: each.name }));
   const age = (p) => (p.started_at == null ? UNKNOWN : duration(state.snapshot.time - p.started_at));
   return html`<div class="wide"><table>
-    <tr><th>${t("owner")}</th><th>pid</th><th>${t("process")}</th><th>${t("user")}</th><th>${t("up")}</th><th>${t("memory")}</th></tr>
+    <tr><th>${t("owner")}</th><th>${t("memory")}</th><th>pid</th><th>${t("process")}</th><th>${t("user")}</th><th>${t("up")}</th></tr>
     ${device.processes.map(
       (p) => html`<tr>
-        <td>${owner.get(p.pid) ?? t("others")}</td><td>${p.pid}</td><td>${p.name ?? UNKNOWN}</td>
-        <td>${p.user ?? UNKNOWN}</td><td>${age(p)}</td><td>${memory(p.used_gpu_memory_bytes)}</td>
+        <td>${owner.get(p.pid) ?? t("others")}</td><td>${memory(p.used_gpu_memory_bytes)}</td><td>${p.pid}</td>
+        <td>${p.name ?? UNKNOWN}</td><td>${p.user ?? UNKNOWN}</td><td>${age(p)}</td>
       </tr>`,
     )}
   </table></div>`;

@@ -86,8 +86,7 @@ const code = (text) => {
   return html`<span class="copy-line"><code>${text}</code><button class="btn small" @click=${copy}>${t("copy")}</button></span>`;
 };
 
-function others({ foreign, shared_memory }) {
-  const shared = shared_memory?.bytes >= 2 ** 20 ? shared_memory : null; // semaphores of some bytes are not worth a word
+function others({ foreign, shared_memory: shared }) {
   if (!foreign.length && !shared) return nothing;
   return html`${foreign.length
       ? html`<h4>${t("foreign_vllm")}</h4>
