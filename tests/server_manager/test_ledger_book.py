@@ -18,7 +18,7 @@ from server_manager.telemetry.base import DeviceProcess, DeviceSnapshot
 from server_manager.telemetry.ledger import Basis
 from server_manager.telemetry.sampler import GpuSampler
 
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
 
 
 class Gpu:
@@ -50,7 +50,7 @@ async def test_a_start_is_seen_where_processes_are_not(
     try:
         await sampler.next_reading()
         statuses["alpha"] = ServerStatus("alpha", ServerState.STARTING, started_at=time.time())
-        owners["alpha"] = (ProcessInfo(1234, "vllm", GIB),)
+        owners["alpha"] = (ProcessInfo(1234, "vllm", MIB),)
         for _ in range(3):
             await sampler.next_reading()
         gpu.used_gib = 25
@@ -67,7 +67,7 @@ async def test_a_start_is_seen_where_processes_are_not(
         estimate = book.of(sampler.latest).estimate_of("alpha")
         assert estimate == (None if held is None else held * GIB)
         assert sum(owner.held_bytes or 0 for owner in ledger.owners) == 80 * GIB
-        assert {owner.name: owner.held_bytes for owner in book.of(sampler.latest).host.owners}["alpha"] == GIB  # type: ignore[union-attr]
+        assert {owner.name: owner.held_bytes for owner in book.of(sampler.latest).host.owners}["alpha"] == MIB  # type: ignore[union-attr]
     finally:
         await book.stop()
         await sampler.stop()
