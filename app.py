@@ -37,8 +37,9 @@ def serve(args: Namespace) -> int:
         access = Access(read_users(args.auth) if args.auth else None, key, token)
         parts = composition.compose(settings)
         context = AppContext(
-            settings, parts.manager, parts.sampler, parts.conversations, parts.chat, access, parts.notices
-        )
+            settings, parts.manager, parts.sampler, parts.conversations, parts.chat, access,
+            parts.leftovers, parts.ledger, parts.notices,
+        )  # fmt: skip
 
         @asynccontextmanager
         async def running() -> AsyncIterator[None]:

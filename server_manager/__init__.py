@@ -12,10 +12,12 @@ from server_manager.errors import (
     UnknownModel,
 )
 from server_manager.generation_config import context_length, recommended_for
+from server_manager.ledger_book import LedgerBook
 from server_manager.log_file import tail
 from server_manager.manager import Server, ServerManager
 from server_manager.metrics_poller import MetricsPoller
 from server_manager.model_spec import RESTARTS_VARIABLE, ModelSpec, option_error, option_warnings
+from server_manager.reclaim import Leftovers, findings_dict
 from server_manager.sampling import SAMPLING_PARAMS, SamplingParam, defaults_for, request_fields
 from server_manager.server_state import ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
@@ -35,6 +37,8 @@ __all__ = [
     "ConversationStore",
     "DoneFrame",
     "GpuSampler",
+    "LedgerBook",
+    "Leftovers",
     "MetricsPoller",
     "ModelSpec",
     "NotAllowed",
@@ -55,6 +59,7 @@ __all__ = [
     "UnknownModel",
     "context_length",
     "defaults_for",
+    "findings_dict",
     "is_secret",
     "option_error",
     "option_warnings",

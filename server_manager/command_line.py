@@ -56,6 +56,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         command.add_argument("name")
         if name == "logs":
             command.add_argument("--tail", type=_lines, default=200, help="lines (default: %(default)s)")
+    leftovers = commands.add_parser(
+        "leftovers", help="what servers of a dead app have left on this machine", parents=[folder]
+    )
+    leftovers.add_argument("names", nargs="*", metavar="NAME", help="only those of these servers (default: all)")
+    leftovers.add_argument("--reclaim", action="store_true", help="end it, and tell what that gave back")
     add_user = commands.add_parser("add-user", help="add a line to the file of users, asking for the password")
     add_user.add_argument("name")
     add_user.add_argument("--role", choices=("user", "operator"), default="user")
@@ -86,7 +91,9 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    """Runs ``status``, ``start``, ``stop`` or ``logs`` against the app that is running; returns the exit code."""
+    """Runs a command, all but ``leftovers`` against the app that is running; returns the exit code."""
+    if args.command == "leftovers":
+        return _leftovers(args.state_dir.expanduser().absolute(), args.names, reclaim=args.reclaim)
     app = _RunningApp(args.state_dir.expanduser().absolute())
     if args.command == "status":
         for entry in app.ask("GET", "/api/models")["models"]:
@@ -101,6 +108,12 @@ def run_command(args: argparse.Namespace) -> int:
         status = app.ask("POST", f"/api/servers/{quote(args.name, safe='')}/{args.command}")
         print(f"{args.name}: {status['state']}")
     return 0
+
+
+def _leftovers(state_dir: Path, names: Sequence[str], *, reclaim: bool) -> int:
+    from server_manager.leftover_command import run_leftovers  # noqa: PLC0415  # start-up time of the other commands
+
+    return run_leftovers(_RunningApp(state_dir).ask if read_address(state_dir) else None, names, reclaim=reclaim)
 
 
 def ask_password() -> str:

@@ -15,7 +15,9 @@ from server_manager.conversations import ConversationStore
 from server_manager.errors import ServerManagerError
 from server_manager.launcher_registry import create_launcher
 from server_manager.launchers.base import ProcessInfo
+from server_manager.ledger_book import LedgerBook
 from server_manager.manager import ServerManager
+from server_manager.reclaim import Leftovers
 from server_manager.settings import Settings
 from server_manager.telemetry import open_probe
 from server_manager.telemetry.sampler import GpuSampler
@@ -32,6 +34,8 @@ class Parts:
     conversations: ConversationStore
     chat: ChatService
     session: ClientSession
+    leftovers: Leftovers
+    ledger: LedgerBook
     notices: list[str] = field(default_factory=list)
     """What went wrong without ending the app, for its page to show."""
 
@@ -44,17 +48,21 @@ class Parts:
         first: asyncio.Task[None] | None = None
         async with self.session:
             self.sampler.start()
+            self.ledger.start()
+            looking: asyncio.Task[None] | None = None
             try:
                 await self.manager.open()
+                looking = asyncio.create_task(self.leftovers.scan_at_start(), name="leftovers")
                 if not no_start:
                     # Beside the page: it must not wait for a driver that takes its time.
                     first = asyncio.create_task(self._start_first(start), name="first start")
                 yield
             finally:
-                if first is not None:
-                    first.cancel()
-                    await asyncio.wait({first})
+                for task in filter(None, (first, looking)):
+                    task.cancel()
+                    await asyncio.wait({task})
                 await self.manager.close()
+                await self.ledger.stop()
                 await self.sampler.stop()
 
     async def _start_first(self, name: str | None) -> None:
@@ -81,4 +89,6 @@ def compose(settings: Settings) -> Parts:
     )
     servers.append(manager)
     conversations = ConversationStore()
-    return Parts(manager, sampler, conversations, ChatService(manager, conversations), session)
+    leftovers = Leftovers(manager.markers, sampler)
+    ledger = LedgerBook(sampler, manager.statuses, leftovers)
+    return Parts(manager, sampler, conversations, ChatService(manager, conversations), session, leftovers, ledger)

@@ -3,6 +3,7 @@
     ServerManagerError
     ├── SpecError              a model file, a flag or a pasted command is wrong
     ├── UnknownModel           no model of that name in the catalogue
+    ├── UnknownLeftover        nothing of that id is left over (any more)
     ├── ManagerClosed          the app is shutting down
     ├── NotAllowed             the request makes no sense for this server (stop on an attached one, …)
     ├── StateDirError          the state folder cannot be written (full disk, permissions, in use)
@@ -56,6 +57,12 @@ class UnknownModel(ServerManagerError):
     """No model of that name. Facts: ``name``, ``known``."""
 
     code = "unknown_model"
+
+
+class UnknownLeftover(ServerManagerError):
+    """Nothing of that id is left over, or no longer. Facts: ``id``."""
+
+    code = "unknown_leftover"
 
 
 class ManagerClosed(ServerManagerError):

@@ -140,6 +140,11 @@ class ServerManager:
         """The living processes by server. Blocking: the sampler calls it in a thread."""
         return {name: server.processes() for name, server in tuple(self._servers.items())}
 
+    def markers(self) -> frozenset[str]:
+        """What marks the processes of every server that is not ended."""
+        servers = (server for server in self._servers.values() if isinstance(server, ServerProcess))
+        return frozenset(server.marker for server in servers if server.marker)
+
     def default_name(self, *, cpu_only: bool) -> str | None:
         """The model to start with: the one used last, else a small one that this machine can serve."""
         known = self.names()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from server_manager.client import ServedModel, ServerClient
@@ -22,8 +22,9 @@ async def until_ready(
     settings: Settings,
     stop: StopRequest,
     on_progress: Callable[[PhaseReached], None],
+    on_lines: Callable[[Sequence[str]], object] = lambda lines: None,
 ) -> tuple[ServedModel, ...]:
-    """Waits until ``/health`` says 200 and returns what is served then.
+    """Waits until ``/health`` says 200 and returns what is served then. ``on_lines`` gets the log's lines as they come.
 
     Raises ``ExitedDuringStart``, ``StartStalled``, ``RequestRejected`` (of ``/v1/models``) or ``StopRequested``.
     """
@@ -31,7 +32,9 @@ async def until_ready(
     watch = ProgressWatch(settings.stall_after)
     progress = StartProgress()
     while True:
-        if progress.take(follower.read_new()):
+        lines = follower.read_new()
+        on_lines(lines)
+        if progress.take(lines):
             on_progress(progress.reached)
         if (returncode := handle.poll()) is not None:
             raise ExitedDuringStart("vLLM ended before it served.", returncode=returncode)

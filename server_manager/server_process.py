@@ -29,6 +29,7 @@ from server_manager.exit_report import report_end, report_survivors, start_error
 from server_manager.handle_store import HandleStore
 from server_manager.launch_plan import Planner
 from server_manager.launchers.base import HandleRecord, Launcher, ProcessInfo, ServerHandle
+from server_manager.memory_parts import MemoryReader
 from server_manager.polite_end import OpenStreams, end_politely
 from server_manager.readiness import until_ready
 from server_manager.restart_policy import Restarter
@@ -84,6 +85,11 @@ class ServerProcess:
     def status(self) -> ServerStatus:
         """The server now."""
         return self._cell.value
+
+    @property
+    def marker(self) -> str:
+        """What marks the processes of the present life; empty where there are none."""
+        return self._handle.record.marker if self._handle else ""
 
     def processes(self) -> tuple[ProcessInfo, ...]:
         """The living processes of the server. Blocking for some milliseconds: call it in a thread."""
@@ -252,6 +258,7 @@ class ServerProcess:
             pid=None,
             detail="",
             command="",
+            memory=None,
         )
         self._life = asyncio.create_task(life(), name=f"life of {self.name}")
         self._life.add_done_callback(self._life_over)
@@ -320,7 +327,8 @@ class ServerProcess:
             phase=StartPhase.IMPORT,
             detail="",
         )
-        served = await until_ready(handle, self.client(), self._settings, self._stop, self._progress)
+        memory = MemoryReader(lambda parts: self._cell.update(memory=parts))
+        served = await until_ready(handle, self.client(), self._settings, self._stop, self._progress, memory.take)
         self._cell.transition(
             ServerState.READY,
             ready_at=time.time(),
@@ -366,6 +374,7 @@ class ServerProcess:
             base_url=None,
             phase=None,
             detail="",
+            memory=None,
         )
         return end
 

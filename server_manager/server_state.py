@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from server_manager.memory_parts import MemoryParts
 from server_manager.start_phase import StartPhase
 from server_manager.stop_receipt import StopReceipt
 
@@ -122,6 +123,8 @@ class ServerStatus:
     """How the last life ended, until the next one begins."""
     restart: Restart | None = None
     """After a crash: the start that will follow, or, while it starts or serves, the one that did."""
+    memory: MemoryParts | None = None
+    """What vLLM's log says that it holds memory for, in this life."""
 
     @property
     def can_be_asked(self) -> bool:

@@ -32,7 +32,7 @@ FENCED = {
 """Vendors, and the modules that may know them."""
 PLUGINS = {
     "server_manager.launchers": {"base", "guardian", "leftovers", "local_handle", "process_tree"},
-    "server_manager.telemetry": {"_calls", "base", "host", "sampler"},
+    "server_manager.telemetry": {"_calls", "base", "differences", "host", "ledger", "sampler"},
     "webui.tabs": set(),
 }
 """Packages whose modules are found by looking, with their modules that are no plugins."""

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server_manager import ChatService, ConversationStore, GpuSampler, ServerManager, Settings
+from server_manager import (
+    ChatService,
+    ConversationStore,
+    GpuSampler,
+    LedgerBook,
+    Leftovers,
+    ServerManager,
+    Settings,
+)
 from webui.access import Access
 
 
@@ -19,5 +27,7 @@ class AppContext:
     conversations: ConversationStore
     chat: ChatService
     access: Access
+    leftovers: Leftovers
+    ledger: LedgerBook
     notices: Sequence[str] = ()
     """What went wrong at the app's start without ending it."""

@@ -12,6 +12,7 @@ from server_manager import ServerManagerError
 
 _STATUS = {
     "unknown_model": 404,
+    "unknown_leftover": 404,
     "not_found": 404,
     "not_allowed": 409,
     "invalid_model": 422,

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from server_manager import MetricsPoller, Reading, ServerManager, ServerStatus, StartPhase
+from server_manager import LedgerBook, MetricsPoller, Reading, ServerManager, ServerStatus, StartPhase
 
 
 def without_command(status: dict[str, Any]) -> dict[str, Any]:
@@ -31,10 +31,13 @@ def status_dict(status: ServerStatus, now: float | None = None) -> dict[str, Any
 class Snapshot:
     """The newest document, made at most twice a second however many tabs ask."""
 
-    def __init__(self, manager: ServerManager, poller: MetricsPoller, notices: Sequence[str] = ()) -> None:
+    def __init__(
+        self, manager: ServerManager, poller: MetricsPoller, ledger: LedgerBook, notices: Sequence[str] = ()
+    ) -> None:
         """``notices`` are shown as they stand, with the model files that cannot be read."""
         self._manager = manager
         self._poller = poller
+        self._ledger = ledger
         self._notices = notices
         self._made_at = 0.0
         self._for_operators = self._for_users = b""
@@ -53,6 +56,7 @@ class Snapshot:
     def _document(self, reading: Reading | None) -> dict[str, Any]:
         now = time.time()
         trusting = {spec.name for spec in self._manager.catalogue.specs() if spec.trust_remote_code}
+        ledger = self._ledger.of(reading)
         servers = []
         for name, status in self._manager.statuses().items():
             metrics = self._poller.latest.get(name)
@@ -61,6 +65,7 @@ class Snapshot:
                 | {
                     "rss_bytes": reading.rss_bytes.get(name) if reading else None,
                     "gpu_bytes": reading.gpu_bytes.get(name) if reading else None,
+                    "gpu_estimate_bytes": ledger.estimate_of(name),
                     "pids": reading.pids.get(name, ()) if reading else (),
                     "metrics": metrics,
                     "trust_remote_code": name in trusting,
@@ -72,6 +77,7 @@ class Snapshot:
             "host": reading.host if reading else None,
             "devices": reading.devices if reading else [],
             "devices_error": reading.devices_error if reading else None,
+            "ledger": ledger,
             "servers": servers,
             "default_model": self._manager.default_name(cpu_only=not (reading and reading.devices)),
             "phases": list(StartPhase),

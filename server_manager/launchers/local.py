@@ -24,12 +24,14 @@ from server_manager.launchers.base import HandleRecord, LaunchRequest
 from server_manager.launchers.leftovers import TMPDIR_PREFIX, SharedMemoryWatch
 from server_manager.launchers.local_handle import LocalServerHandle
 from server_manager.launchers.process_tree import (
+    APP_VARIABLE,
     MARKER_VARIABLE,
     Member,
     boot_id,
     read_marker,
     read_member,
     send_signal,
+    this_app,
 )
 from server_manager.settings import Settings
 
@@ -266,7 +268,7 @@ def child_environment(
     env |= request.env
     env |= request.secret_env
     # SPT_NOENV keeps setproctitle from writing over the environment that the marker is read from.
-    return env | {"SPT_NOENV": "1", MARKER_VARIABLE: marker}
+    return env | {"SPT_NOENV": "1", MARKER_VARIABLE: marker, APP_VARIABLE: this_app()}
 
 
 def find_executable(argv: tuple[str, ...], env: Mapping[str, str]) -> str:

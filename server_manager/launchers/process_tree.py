@@ -12,6 +12,8 @@ import signal
 
 MARKER_VARIABLE = "DECK_SERVER"
 """Environment variable ``<name>:<random id>`` that every process of a server inherits."""
+APP_VARIABLE = "DECK_APP"
+"""Likewise, ``<pid>:<start ticks>`` of the app that started it: shows whether somebody still looks after the server."""
 
 
 class Member:
@@ -63,6 +65,12 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+def this_app() -> str:
+    """The value of ``APP_VARIABLE`` for what this process starts."""
+    own = read_member(os.getpid())
+    return f"{own.pid}:{own.start_ticks}" if own else ""
 
 
 class ProcessTree:

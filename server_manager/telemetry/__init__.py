@@ -19,7 +19,7 @@ from types import ModuleType
 from server_manager.errors import TelemetryError
 from server_manager.telemetry.base import AcceleratorProbe
 
-NOT_PROBES = frozenset({"base", "host", "sampler"})
+NOT_PROBES = frozenset({"base", "differences", "host", "ledger", "sampler"})
 
 
 def probe_modules() -> tuple[ModuleType, ...]:

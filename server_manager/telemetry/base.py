@@ -22,6 +22,10 @@ class DeviceProcess:
     """``None`` where the driver hides it (MIG, WSL, missing permission)."""
     name: str | None
     """What the operating system calls it; ``None`` where it cannot be seen."""
+    user: str | None = None
+    """Who runs it; ``None`` where it cannot be seen."""
+    started_at: float | None = None
+    """Unix time in seconds; likewise."""
 
 
 @dataclass(frozen=True, slots=True)

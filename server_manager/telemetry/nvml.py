@@ -270,7 +270,7 @@ class _DeviceQuery:
         for process in (process for each in lists for process in each or ()):
             pid, before, now = int(process.pid), used.get(int(process.pid)), _bytes(process, "usedGpuMemory")
             used[pid] = before if now is None else max(before or 0, now)
-        return tuple(DeviceProcess(pid, memory, _process_name(pid)) for pid, memory in sorted(used.items()))
+        return tuple(_process(pid, memory) for pid, memory in sorted(used.items()))
 
 
 def _code(error: Any) -> int:
@@ -282,12 +282,14 @@ def _bytes(source: Any, field: str) -> int | None:
     return None if value is None or value == NOT_AVAILABLE else int(value)
 
 
-def _process_name(pid: int) -> str | None:
-    """``None`` where the pid is another namespace's or the process has ended."""
+def _process(pid: int, used_bytes: int | None) -> DeviceProcess:
+    """Without name, user and age where the pid is another namespace's or the process has ended."""
     try:
-        return str(psutil.Process(pid).name())
+        process = psutil.Process(pid)
+        with process.oneshot():
+            return DeviceProcess(pid, used_bytes, str(process.name()), str(process.username()), process.create_time())
     except (psutil.Error, OSError, ValueError, OverflowError):
-        return None
+        return DeviceProcess(pid, used_bytes, None)
 
 
 def _driver_error(error: Any) -> TelemetryError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,13 +21,20 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 GIB = 1 << 30
 PYNVML = """\
 import json, sys
+from pathlib import Path
 sys.path.append({telemetry!r})
 from fake_pynvml import GIB, FakeGpu, FakePynvml
+
+def alive(pid):
+    try:
+        return ") Z " not in Path(f"/proc/{{pid}}/stat").read_text()
+    except OSError:
+        return False
 
 class Pynvml(FakePynvml):
     def nvmlDeviceGetComputeRunningProcesses(self, handle):
         with open({processes!r}) as listed:
-            self._gpu("", handle).compute = json.load(listed)
+            self._gpu("", handle).compute = [[pid, size] for pid, size in json.load(listed) if alive(pid)]
         return super().nvmlDeviceGetComputeRunningProcesses(handle)
 
 sys.modules[__name__] = Pynvml(FakeGpu(used=50 * GIB), FakeGpu(uuid="GPU-bbbb", lost=True))
@@ -41,8 +50,14 @@ def gpu_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeckApp]:
     telemetry = Path(__file__).resolve().parents[1] / "telemetry"
     (folder / "pynvml.py").write_text(PYNVML.format(telemetry=str(telemetry), processes=str(processes)))
     place = Place(folder / "place")
-    for name in ("alpha", "beta"):
-        place.add_model(name, "gpu-memory-utilization: 0.3\n")
+    log = folder / "gpu.log"
+    log.write_text(
+        "INFO 11-22 10:38:27 [model_runner.py:425] Model loading took 14.29 GiB memory and 1.9 seconds\n"
+        "INFO 11-22 10:38:50 [gpu_worker.py:759] Available KV cache memory: 4.5 GiB\n"
+        "INFO 11-22 10:38:50 [kv_cache_utils.py:2327] GPU KV cache size: 93,184 tokens\n"
+    )
+    place.add_model("alpha", "gpu-memory-utilization: 0.3\n", replay=log)
+    place.add_model("beta", "gpu-memory-utilization: 0.3\n")
     app = DeckApp(place, env={"PYTHONPATH": str(folder)}).wait_until_up()
     try:
         pids = [app.start(name)["pid"] for name in ("alpha", "beta")]
@@ -52,6 +67,28 @@ def gpu_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeckApp]:
     finally:
         app.close()
         place.close()
+
+
+def list_process(app: DeckApp, pid: int, gib: int) -> None:
+    """The fake driver counts one process more."""
+    listed = app.place.home.parent.parent / "processes.json"
+    listed.write_text(json.dumps([*json.loads(listed.read_text()), [pid, gib * GIB]]))
+
+
+@pytest.fixture
+def dead_app(gpu_app: DeckApp, tmp_path: Path) -> Iterator[Place]:
+    """The place of another app that was killed with its guardian; its server ``gone`` still holds 10 GiB."""
+    place = Place(tmp_path / "dead")
+    place.add_model("gone", "gpu-memory-utilization: 0.1\n")
+    app = DeckApp(place).wait_until_up()
+    list_process(gpu_app, app.start("gone")["pid"], 10)
+    app.process.send_signal(signal.SIGSTOP)  # so that it does not start another guardian
+    guardians = [pid for pid, command in place.processes().items() if "launchers.guardian" in command]
+    for pid in (*guardians, app.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    app.close()
+    yield place
+    place.close()
 
 
 @pytest.fixture
@@ -90,7 +127,7 @@ def expect_share(part: Locator, fraction: float) -> None:
 
 def test_each_gpu_has_a_card_with_its_figures(gpus: DeckPage) -> None:
     cards = gpus.page.locator("#gpu-cards > section")
-    expect(cards).to_have_count(3)  # two GPUs and the machine
+    expect(cards).to_have_count(4)  # two GPUs, the machine and leftovers
     first = cards.nth(0)
     expect(first.locator("h3")).to_have_text("GPU 0 · NVIDIA H100 80GB HBM3")
     for figure in ("50.0 / 80.0 GiB", "87 %", "61 °C", "412 / 700 W"):
@@ -100,23 +137,55 @@ def test_each_gpu_has_a_card_with_its_figures(gpus: DeckPage) -> None:
 
 def test_memory_is_split_by_owner(gpus: DeckPage) -> None:
     first = gpus.page.locator("#gpu-cards > section").nth(0)
-    for part, fraction in (('[title="alpha: 20.00 GiB"]', 20 / 80), ('[title="beta: 12.00 GiB"]', 12 / 80)):
-        expect(first.locator(f".bar {part}")).to_have_count(1)
-        expect_share(first.locator(f".bar {part}"), fraction)
-    expect_share(first.locator(".bar .others"), 18 / 80)
-    for text in ("alpha 20.0 GiB", "beta 12.0 GiB", "others 18.0 GiB"):
+    for name, gib in (("alpha", 20), ("beta", 12), ("unaccounted", 13), ("reserved", 0.5)):
+        expect_share(first.locator(f'.bar [data-owner="{name}"]'), gib / 80)
+    for text in ("alpha 20.0 GiB", "beta 12.0 GiB", "unaccounted 13.0 GiB", "free 29.5 GiB"):
         expect(first.locator(".legend")).to_contain_text(text)
     header = gpus.page.locator("#deck-live .meter").nth(0)
     expect(header).to_contain_text("GPU 0")
-    expect(header.locator('[title="alpha: 20.00 GiB"]')).to_have_count(1)
+    expect(header.locator('[title^="alpha: 20.00 GiB"]')).to_have_count(1)
+
+
+def test_a_server_is_split_by_what_its_log_says(gpu_app: DeckApp, gpus: DeckPage) -> None:
+    first = gpus.page.locator("#gpu-cards > section").nth(0)
+    alpha = first.locator('.bar [data-owner="alpha"]')
+    for part, gib in (("weights", 14.29), ("kv_cache", 4.5), ("other", 1.21)):
+        expect_share(alpha.locator(f".part-{part}"), gib / 20)
+    entry = first.locator('.legend [data-owner="alpha"]')
+    expect(entry).to_contain_text(re.compile(r"weights 14.3 GiB\s*KV cache 4.5 GiB\s*other 1.2 GiB"))
+    entry.click()
+    details = first.locator(".owner-details")
+    expect(details).to_contain_text("room for 93,184 tokens")
+    expect(details).to_contain_text(f"pid {gpu_app.server('alpha')['pid']}")
+    first.locator('.bar [data-owner="unaccounted"]').click()
+    expect(details).to_contain_text("no process that the driver lists holds it")
+    first.locator('.bar [data-owner="unaccounted"]').click()
+    expect(details).to_have_count(0)
 
 
 def test_processes_are_listed_with_their_server(gpu_app: DeckApp, gpus: DeckPage) -> None:
     rows = gpus.page.locator("#gpu-cards > section").nth(0).locator("tr")
     for name, size in (("alpha", "20.0 GiB"), ("beta", "12.0 GiB")):
         pid = gpu_app.server(name)["pid"]
-        expect(rows.filter(has_text=str(pid))).to_contain_text(re.compile(rf"{name}.*{pid}.*{size}", re.DOTALL))
+        expect(rows.filter(has_text=str(pid))).to_contain_text(re.compile(rf"{name}.*{size}.*{pid}", re.DOTALL))
     expect(rows.filter(has_text="5.0 GiB")).to_contain_text("others")
+
+
+def test_a_leftover_is_shown_and_reclaimed_with_a_receipt(dead_app: Place, gpus: DeckPage) -> None:
+    gpus.page.get_by_role("button", name="Look again").click()
+    left = gpus.page.locator(".leftover-row").filter(has_text="gone")
+    expect(left).to_contain_text("GPU 0 10.0 GiB")
+    first = gpus.page.locator("#gpu-cards > section").nth(0)
+    expect(first.locator(".legend")).to_contain_text("left of gone 10.0 GiB")
+    expect_share(first.locator('.bar [data-kind="leftover"]'), 10 / 80)
+    left.get_by_role("button", name="Reclaim").click()
+    assert dead_app.processes(), "nothing is ended before it was confirmed"
+    left.get_by_role("button", name="Reclaim").click()
+    receipt = gpus.page.locator("#leftovers .banner.good")
+    expect(receipt).to_contain_text(re.compile(r"gone: freed 10\.00 GiB of GPU 0 in \d+\.\d s, nothing left"))
+    expect(left).to_have_count(0)
+    expect(first.locator('.bar [data-kind="leftover"]')).to_have_count(0)
+    assert not dead_app.processes()
 
 
 def test_lost_gpu_says_so_and_the_other_goes_on(gpus: DeckPage) -> None:
@@ -134,8 +203,7 @@ def test_gpu_is_plotted_beside_the_chat(gpus: DeckPage) -> None:
 
 def test_without_a_gpu_the_machine_is_shown(app: DeckApp, page: DeckPage) -> None:
     page.open_tab("gpus")
-    card = page.page.locator("#gpu-cards > section")
-    expect(card).to_have_count(1)
+    card = page.page.locator("#gpu-cards > section").nth(0)
     expect(card.locator("h3")).to_have_text("This machine")
     expect(card.locator(".facts")).to_contain_text(re.compile(r"\d+\.\d / \d+\.\d GiB"))
     row = card.locator("tr").filter(has_text="quick")

@@ -83,7 +83,7 @@ def test_memory_and_tokens_per_second_are_shown(app: DeckApp, open_page: OpenPag
     meter = page.page.locator("#deck-live .meter")
     expect(meter).to_contain_text("RAM")
     expect(meter).to_contain_text(re.compile(r"\d+\.\d / \d+\.\d GiB"))
-    expect(meter.locator('i[title^="talker: "]')).to_have_count(1)  # its share of the bar
+    expect(meter.locator('[data-owner="talker"]')).to_have_count(1)  # its share of the bar
     page.send("Talk")
     expect(page.page.locator("#deck-live .rate")).to_have_text(re.compile(r"^[1-9]\d* tok/s"))
     page.button("stop").click()

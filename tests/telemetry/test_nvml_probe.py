@@ -41,6 +41,7 @@ def plug_in_gpu(pci_devices: Path, vendor: str, device_class: str) -> None:
 
 def test_a_healthy_gpu_gives_every_figure(pynvml: FakePynvml) -> None:
     pynvml.gpus[0].compute = [(os.getpid(), 20 * GIB), (ABSENT_PID, 9 * GIB)]
+    me = psutil.Process()
     assert read_one() == DeviceSnapshot(
         index=0,
         uuid="GPU-aaaa",
@@ -54,7 +55,7 @@ def test_a_healthy_gpu_gives_every_figure(pynvml: FakePynvml) -> None:
         power_usage_milliwatts=412_345,
         power_limit_milliwatts=700_000,
         processes=(
-            DeviceProcess(os.getpid(), 20 * GIB, psutil.Process().name()),
+            DeviceProcess(os.getpid(), 20 * GIB, me.name(), me.username(), me.create_time()),
             DeviceProcess(ABSENT_PID, 9 * GIB, None),
         ),
     )

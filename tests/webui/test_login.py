@@ -189,6 +189,9 @@ def test_user_may_look_but_not_change(browser: httpx.Client) -> None:
         ("DELETE", "/api/models/quick", None),
         ("PUT", "/api/source", {"source": "default"}),
         ("POST", "/api/parse", {"command": "vllm serve x"}),
+        ("GET", "/api/leftovers", None),
+        ("POST", "/api/leftovers/scan", None),
+        ("POST", "/api/leftovers/0123/reclaim", None),
     ):
         response = browser.request(method, path, json=body)
         assert response.status_code == 403, path

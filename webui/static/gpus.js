@@ -1,7 +1,8 @@
 // The GPUs tab and the small plot beside the chat.
 import { UNKNOWN, duration, gib, memory } from "./format.js";
-import { bar, memoryParts } from "./header.js";
 import { locale, t } from "./i18n.js";
+import { ledgerOf, ledgerView, legend } from "./ledger.js";
+import { leftoversCard } from "./leftovers.js";
 import { state, subscribe } from "./state.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 import uPlot from "./vendor/uPlot.esm.js";
@@ -78,42 +79,32 @@ function plotHost(id, height) {
 
 const toGiB = (bytes) => (bytes == null ? null : bytes / GiB);
 
-function legend(found) {
-  return html`<div class="legend">
-    ${found.owned.map(
-      (part, i) =>
-        html`<span><i class="own-${part.state === "asleep" ? "asleep" : i % 4}"></i>${part.name} ${memory(part.bytes)}</span>`,
-    )}
-    <span><i class="others"></i>${t("others")} ${memory(found.other)}</span>
-    <span><i class="free"></i>${t("free")} ${memory(found.free)}</span>
-  </div>`;
-}
-
 const fact = (label, value) => html`<span class="fact"><b>${value}</b><span class="cap">${label}</span></span>`;
 const orUnknown = (value, unit, scale = 1) => (value == null ? UNKNOWN : `${Math.round(value / scale)} ${unit}`);
 
-function processes(device) {
+function processes(device, position) {
   if (device.processes == null) return html`<p class="cap">${t("processes_hidden")}</p>`;
   if (!device.processes.length) return html`<p class="cap">${t("processes_none")}</p>`;
   const owner = new Map();
   for (const s of state.snapshot.servers) for (const pid of s.pids ?? []) owner.set(pid, s.name);
-  return html`<table>
-    <tr><th>${t("owner")}</th><th>pid</th><th>${t("process")}</th><th>${t("memory")}</th></tr>
+  for (const each of ledgerOf(position).owners) if (each.kind === "leftover") for (const pid of each.pids) owner.set(pid, t("left_of", { name: each.name }));
+  const age = (p) => (p.started_at == null ? UNKNOWN : duration(state.snapshot.time - p.started_at));
+  return html`<div class="wide"><table>
+    <tr><th>${t("owner")}</th><th>${t("memory")}</th><th>pid</th><th>${t("process")}</th><th>${t("user")}</th><th>${t("up")}</th></tr>
     ${device.processes.map(
       (p) => html`<tr>
-        <td>${owner.get(p.pid) ?? t("others")}</td><td>${p.pid}</td><td>${p.name ?? UNKNOWN}</td>
-        <td>${memory(p.used_gpu_memory_bytes)}</td>
+        <td>${owner.get(p.pid) ?? t("others")}</td><td>${memory(p.used_gpu_memory_bytes)}</td><td>${p.pid}</td>
+        <td>${p.name ?? UNKNOWN}</td><td>${p.user ?? UNKNOWN}</td><td>${age(p)}</td>
       </tr>`,
     )}
-  </table>`;
+  </table></div>`;
 }
 
 function deviceCard(device, i) {
   const title = html`<h3>GPU ${device.index} · ${device.name ?? UNKNOWN}</h3>`;
   if (device.error) return html`<section class="deck-card deck-pad">${title}<div class="banner bad">${device.error}</div></section>`;
-  const found = memoryParts(device, i);
   return html`<section class="deck-card deck-pad">
-    ${title} ${bar(found)} ${legend(found)}
+    ${title} ${ledgerView(i)}
     <div class="facts">
       ${fact(t("used_of_total"), `${gib(device.memory_used_bytes)} / ${gib(device.memory_total_bytes)} GiB`)}
       ${fact(t("free"), memory(device.memory_free_bytes))}
@@ -124,16 +115,15 @@ function deviceCard(device, i) {
         : `${orUnknown(device.power_usage_milliwatts, "", 1000)}/ ${orUnknown(device.power_limit_milliwatts, "W", 1000)}`)}
     </div>
     <div class="plot" id="plot-${i}"></div>
-    ${processes(device)}
+    ${processes(device, i)}
   </section>`;
 }
 
 function hostCard() {
   const { host, servers, devices } = state.snapshot;
-  const found = memoryParts(null);
   return html`<section class="deck-card deck-pad">
     <h3>${t("this_machine")}</h3>
-    ${bar(found)} ${legend(found)}
+    ${ledgerView(null)}
     <div class="facts">
       ${fact(t("used_of_total"), `${gib(host.memory_used_bytes)} / ${gib(host.memory_total_bytes)} GiB`)}
       ${fact(t("available"), memory(host.memory_available_bytes))}
@@ -154,7 +144,7 @@ function draw() {
   if (target && state.snapshot?.host && target.offsetParent != null) {
     const { devices, devices_error: error } = state.snapshot;
     render(
-      html`${error ? html`<div class="banner">${error}</div>` : nothing} ${devices.map(deviceCard)} ${hostCard()}`,
+      html`${error ? html`<div class="banner">${error}</div>` : nothing} ${devices.map(deviceCard)} ${hostCard()} ${leftoversCard()}`,
       target,
     );
     devices.forEach((device, i) => device.error || plotDevice(`plot-${i}`, 180, i, device));
@@ -168,14 +158,14 @@ function drawSide() {
   if (!side || side.offsetParent == null || !state.snapshot?.host) return;
   const { devices } = state.snapshot;
   const device = devices.find((d) => !d.error);
-  const found = memoryParts(device ?? null);
+  const position = device ? devices.indexOf(device) : null;
   render(
     html`<div class="deck-card-head">${device ? `GPU ${device.index}` : t("memory")}</div>
       <div class="plot" id="plot-side"></div>
-      ${legend(found)}`,
+      ${legend(ledgerOf(position), position, { small: true })}`,
     side,
   );
-  if (device) plotDevice("plot-side", 110, devices.indexOf(device), device);
+  if (device) plotDevice("plot-side", 110, position, device);
   else plotHost("plot-side", 110);
 }
 

@@ -2,6 +2,7 @@
 import { post, serverPath } from "./api.js";
 import { UNKNOWN, gib, integer, phaseText } from "./format.js";
 import { t } from "./i18n.js";
+import { bar, ledgerOf, usedOf } from "./ledger.js";
 import { changed, isLive, refresh, server, state, subscribe } from "./state.js";
 import { recall, recallHere, remember } from "./tab.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
@@ -11,65 +12,25 @@ let shownChoices = "";
 export const chip = (status) =>
   status ? html`<span class="chip chip-${status.state}">${t(`state_${status.state}`)}</span>` : nothing;
 
-// The parts of a GPU's (or the machine's) memory: our servers, others, free.
-export function memoryParts(device, index) {
-  const servers = state.snapshot.servers;
-  if (!device) {
-    const host = state.snapshot.host;
-    if (!host) return parts([], null, null); // the app has only just started
-    const owned = servers.filter((s) => s.rss_bytes).map((s) => ({ name: s.name, bytes: s.rss_bytes, state: s.state }));
-    return parts(owned, host.memory_used_bytes, host.memory_total_bytes);
-  }
-  const owned = servers
-    .filter((s) => s.gpu_bytes)
-    .map((s) => ({ name: s.name, bytes: onDevice(device, s), state: s.state }))
-    .filter((part) => part.bytes);
-  return parts(owned, device.memory_used_bytes, device.memory_total_bytes);
-}
-
-function onDevice(device, s) {
-  if (state.snapshot.devices.length === 1) return s.gpu_bytes;
-  const pids = new Set(s.pids ?? []);
-  return (device.processes ?? [])
-    .filter((process) => pids.has(process.pid))
-    .reduce((sum, process) => sum + (process.used_gpu_memory_bytes ?? 0), 0);
-}
-
-function parts(owned, used, total) {
-  const ours = owned.reduce((sum, part) => sum + part.bytes, 0);
-  const other = Math.max(0, (used ?? 0) - ours);
-  return { owned, other, used, total, free: total == null || used == null ? null : total - used };
-}
-
-export function bar({ owned, other, total }) {
-  if (!total) return html`<div class="bar"></div>`;
-  const width = (bytes) => `width:${Math.min(100, (100 * bytes) / total).toFixed(2)}%`;
-  return html`<div class="bar">
-    ${owned.map(
-      (part, i) =>
-        html`<i class="own-${part.state === "asleep" ? "asleep" : i % 4}" style=${width(part.bytes)}
-          title="${part.name}: ${gib(part.bytes, 2)} GiB"></i>`,
-    )}<i class="others" style=${width(other)} title="${t("others")}: ${gib(other, 2)} GiB"></i>
-  </div>`;
-}
-
 function meters() {
   const { devices } = state.snapshot;
-  if (!devices.length) return html`<div class="meter">${meter(t("memory_short"), memoryParts(null))}</div>`;
+  if (!devices.length) return html`<div class="meter">${meter(t("memory_short"), null)}</div>`;
   return devices.map(
     (device, i) =>
       html`<div class="meter" title=${device.error ?? device.name ?? ""}>
         ${device.error
           ? html`<span class="cap">GPU ${device.index}</span><span class="cap bad">${t("gpu_lost")}</span>`
-          : meter(`GPU ${device.index}`, memoryParts(device, i))}
+          : meter(`GPU ${device.index}`, i)}
       </div>`,
   );
 }
 
-const meter = (label, found) =>
-  html`<span class="cap">${label}</span>${bar(found)}<span class="cap"
-      ><b>${gib(found.used)}</b> / ${gib(found.total)} GiB</span
+function meter(label, position) {
+  const ledger = ledgerOf(position);
+  return html`<span class="cap">${label}</span>${bar(ledger, position)}<span class="cap"
+      ><b>${usedOf(ledger)}</b> / ${gib(ledger.total_bytes)} GiB</span
     >`;
+}
 
 function tokensPerSecond() {
   const rates = state.snapshot.servers.map((s) => s.metrics?.tokens_per_second).filter((rate) => rate != null);

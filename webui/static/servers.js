@@ -41,6 +41,7 @@ function facts(s) {
   if (s.port) found.push(`${t("port")} ${s.port}`);
   if (s.pid) found.push(`pid ${s.pid}`);
   if (s.gpu_bytes != null) found.push(`GPU ${memory(s.gpu_bytes)}`);
+  else if (s.gpu_estimate_bytes) found.push(`GPU ≈ ${memory(s.gpu_estimate_bytes)}`);
   if (s.rss_bytes) found.push(`RAM ${memory(s.rss_bytes)}`);
   if (s.max_model_len) found.push(t("context_length", { n: integer(s.max_model_len) }));
   if (s.metrics)
