@@ -70,6 +70,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     args = parse()
     try:
+        if args.command == "explain":
+            from server_manager.diagnosis.card import explain  # noqa: PLC0415  # the others need none of it
+
+            return explain(args.log)
         if args.command == "add-user":
             from webui import add_user  # noqa: PLC0415  # see serve()
 

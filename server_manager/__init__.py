@@ -3,6 +3,8 @@
 from server_manager.catalogue import Catalogue
 from server_manager.chat import ChatRequest, ChatService, DoneFrame, ProgressFrame, TextFrame
 from server_manager.conversations import ConversationStore
+from server_manager.diagnosis import Diagnosis, Fix
+from server_manager.diagnosis.correction import apply_fix, difference
 from server_manager.errors import (
     ChatError,
     NotAllowed,
@@ -35,7 +37,9 @@ __all__ = [
     "ChatRequest",
     "ChatService",
     "ConversationStore",
+    "Diagnosis",
     "DoneFrame",
+    "Fix",
     "GpuSampler",
     "LedgerBook",
     "Leftovers",
@@ -57,8 +61,10 @@ __all__ = [
     "StateDirError",
     "TextFrame",
     "UnknownModel",
+    "apply_fix",
     "context_length",
     "defaults_for",
+    "difference",
     "findings_dict",
     "is_secret",
     "option_error",

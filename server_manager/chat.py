@@ -235,7 +235,12 @@ class _Reader:
                     break
                 if status.exit.cause is ExitCause.STOPPED:
                     return self._stopped()
-                return ServerUnreachable(f"The answer broke off. {status.exit.message}", "Send again to start it.")
+                return ServerUnreachable(
+                    f"The answer broke off. {status.exit.message}",
+                    "Send again to start it.",
+                    name=status.name,
+                    exit=status.exit,
+                )
             await asyncio.sleep(0.1)
         return error
 

@@ -61,6 +61,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     leftovers.add_argument("names", nargs="*", metavar="NAME", help="only those of these servers (default: all)")
     leftovers.add_argument("--reclaim", action="store_true", help="end it, and tell what that gave back")
+    explain = commands.add_parser("explain", help="say why a server failed, from its log (of any vLLM, run by anyone)")
+    explain.add_argument("log", metavar="LOGFILE", help="a file, or - for standard input")
     add_user = commands.add_parser("add-user", help="add a line to the file of users, asking for the password")
     add_user.add_argument("name")
     add_user.add_argument("--role", choices=("user", "operator"), default="user")

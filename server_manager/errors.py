@@ -48,7 +48,10 @@ class ServerManagerError(Exception):
 
 
 class SpecError(ServerManagerError):
-    """A model file, flag or command is wrong. Facts: ``path``, ``line`` (1-based) and ``key`` where known."""
+    """A model file, flag or command is wrong. Facts: ``path``, ``line`` (1-based) and ``key`` where known.
+
+    ``removable`` is true where leaving ``key`` out mends it.
+    """
 
     code = "invalid_model"
 
@@ -84,7 +87,7 @@ class StateDirError(ServerManagerError):
 
 
 class InsufficientMemory(ServerManagerError):
-    """A start was refused. Facts: ``requested_bytes``, ``free_bytes``."""
+    """A start was refused. Facts: ``requested_bytes``, ``free_bytes``, ``total_bytes`` of the device."""
 
     code = "insufficient_memory"
 

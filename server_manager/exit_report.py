@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from server_manager.errors import ServerManagerError, StartAborted, StartError, StartStalled, StopError
+from server_manager.diagnosis import Diagnosis, diagnose_file, diagnose_refusal
+from server_manager.errors import ServerManagerError, SpecError, StartAborted, StartError, StartStalled, StopError
+from server_manager.launchers.base import HandleRecord
 from server_manager.log_file import tail
-from server_manager.root_cause import root_cause
 from server_manager.server_state import ExitCause, ServerExit
+from server_manager.shell_line import parse_shell_line, shell_line
 
 _LOG_TAIL_LINES = 60
-_ROOT_CAUSE_LINES = 4_000
 
 
-def report_end(error: ServerManagerError, *, served: bool, log_path: Path | None, seconds: float) -> ServerExit:
+def report_end(error: ServerManagerError, *, served: bool, record: HandleRecord | None, seconds: float) -> ServerExit:
     """The report of an end that nobody asked for.
 
     ``served`` tells a crash from a failed start (the returncode cannot: vLLM exits with 0 when its engine dies);
-    ``log_path`` is ``None`` where no process was created; ``seconds`` is how long this life lasted.
+    ``record`` is ``None`` where no process was created; ``seconds`` is how long this life lasted.
     """
     report = ServerExit(ExitCause.NOT_LAUNCHED, error.message, error.next_step, error.code, seconds=seconds)
-    if log_path is None:
-        return report
-    report = replace(report, log_tail=tuple(tail(log_path, _LOG_TAIL_LINES)))
+    if record is None:
+        return replace(report, diagnosis=diagnose_refusal(error))
+    report = replace(report, log_tail=tuple(tail(Path(record.log_path), _LOG_TAIL_LINES)))
     if isinstance(error, StartStalled):
         return replace(report, cause=ExitCause.STALLED)
     report = replace(report, cause=ExitCause.CRASHED if served else ExitCause.FAILED_TO_START)
     if not isinstance(error, StartError):
         return report
-    if reason := root_cause(tail(log_path, _ROOT_CAUSE_LINES)):
-        return replace(report, message=f"{error.message} {reason}")
-    return replace(
-        report,
-        message=f"{error.message} Its log names no reason.",
-        next_step="A process that is killed leaves none: look with `dmesg` whether the kernel ran out of memory.",
-    )
+    found = _diagnose(record, error, served=served)
+    if found is None:
+        return report
+    said = found.title if found.known or not found.evidence else found.evidence
+    return replace(report, message=f"{error.message} {said}", next_step=found.remedy, diagnosis=found)
+
+
+def _diagnose(record: HandleRecord, error: StartError, *, served: bool) -> Diagnosis | None:
+    returncode = error.facts.get("returncode")
+    try:
+        return diagnose_file(
+            Path(record.log_path),
+            # One that still shuts down after its engine died has none yet; that it ends unasked is known all the same.
+            returncode=returncode if isinstance(returncode, int) else 0,
+            served=served,
+            options=_options(record.argv),
+            env={**os.environ, **record.env},
+        )
+    except OSError:  # somebody removed it
+        return None
+
+
+def _options(argv: Sequence[str]) -> Mapping[str, object]:
+    """The flags that vLLM got; empty where they cannot be read as flags (which it says itself then)."""
+    try:
+        served = argv[argv.index("serve") + 1 :]
+        spec = parse_shell_line(shell_line(("vllm", "serve", *served), {}))
+    except (ValueError, SpecError):
+        return {}
+    return {"model": spec.model, **spec.options}
 
 
 def report_survivors(report: ServerExit, pids: tuple[int, ...]) -> ServerExit:
@@ -45,6 +71,7 @@ def report_survivors(report: ServerExit, pids: tuple[int, ...]) -> ServerExit:
         code=StopError.code,
         message=f"Processes that not even SIGKILL ends: {', '.join(map(str, pids))}.",
         next_step="They usually wait for a driver; look at `dmesg`, and reboot if they stay.",
+        diagnosis=None,
     )
 
 

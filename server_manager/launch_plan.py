@@ -50,6 +50,7 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
                 "Remove it from the model's file: servers listen on 127.0.0.1 behind vLLM Deck's own port.",
                 key=flag,
                 path=spec.path,
+                removable=True,
             )
     check_local_folder(spec, model)
     options = dict(spec.options)
@@ -146,7 +147,9 @@ def _port(wanted: object, spec: ModelSpec) -> int:
     except ValueError:
         port = 0
     if not 0 < port < 65536:
-        raise SpecError(f"{wanted!r} is not a port.", "Use a number from 1024 to 65535.", key="port", path=spec.path)
+        raise SpecError(
+            f"{wanted!r} is not a port.", "Use a number from 1024 to 65535.", key="port", path=spec.path, removable=True
+        )
     # By connecting: a server that sets SO_REUSEPORT would let a second one bind and take half of its requests.
     with closing(socket.socket()) as probe:
         probe.settimeout(1)
@@ -156,6 +159,7 @@ def _port(wanted: object, spec: ModelSpec) -> int:
                 "Remove `port` from the model's file to get a free one.",
                 key="port",
                 path=spec.path,
+                removable=True,
             )
     return port
 

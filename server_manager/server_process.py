@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from server_manager.client import ClientSession, ServerClient
@@ -381,8 +380,8 @@ class ServerProcess:
     # Small parts
 
     def _report(self, error: ServerManagerError, seconds: float) -> ServerExit:
-        log_path = Path(self._handle.record.log_path) if self._handle else None
-        return report_end(error, served=self.status.state in _SERVING, log_path=log_path, seconds=seconds)
+        record = self._handle.record if self._handle else None
+        return report_end(error, served=self.status.state in _SERVING, record=record, seconds=seconds)
 
     def _preparing(self, text: str) -> None:
         self._progress(PhaseReached(StartPhase.PREPARE, text))

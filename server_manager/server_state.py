@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from server_manager.diagnosis.report import Diagnosis
 from server_manager.memory_parts import MemoryParts
 from server_manager.start_phase import StartPhase
 from server_manager.stop_receipt import StopReceipt
@@ -79,6 +80,8 @@ class ServerExit:
     receipt: StopReceipt | None = None
     """What memory came back; ``None`` where none was held, or nobody could tell."""
     log_tail: tuple[str, ...] = ()
+    diagnosis: Diagnosis | None = None
+    """Why it ended unasked: the cause with its proof, and what can be corrected."""
 
 
 @dataclass(frozen=True, slots=True)

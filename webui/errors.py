@@ -8,7 +8,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from server_manager import ServerManagerError
+from server_manager import ServerExit, ServerManagerError
+from webui.failure_view import translated
 
 _STATUS = {
     "unknown_model": 404,
@@ -31,11 +32,25 @@ class NoSuchRoute(ServerManagerError):
 
 
 def error_dict(error: ServerManagerError) -> dict[str, Any]:
-    """What happened, what to do, and for a mistake in a model the ``key``, ``path`` and ``line`` where known."""
+    """What happened and what to do.
+
+    For a mistake in a model also the ``key``, ``path`` and ``line`` where known, for a server that failed the
+    ``diagnosis`` without its proof.
+    """
     place = {name: error.facts[name] for name in _PLACE if error.facts.get(name) is not None}
     if "path" in place:
         place["path"] = str(place["path"])
-    return {"code": error.code, "message": error.message, "next_step": error.next_step, **place}
+    found = {"code": error.code, "message": error.message, "next_step": error.next_step, **place}
+    end = error.facts.get("exit")
+    if isinstance(end, ServerExit) and (why := end.diagnosis) is not None:
+        brief = {
+            "cause": why.cause,
+            "title": why.title,
+            "remedy": why.remedy,
+            "translations": translated(why.cause, why.facts),
+        }
+        found["diagnosis"] = {"server": error.facts.get("name"), **brief}
+    return found
 
 
 def install_error_handlers(app: FastAPI) -> None:

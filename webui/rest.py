@@ -27,6 +27,7 @@ from server_manager import (
 )
 from webui.context import AppContext
 from webui.errors import NoSuchRoute
+from webui.failure_view import for_operators
 from webui.model_form import SOURCE_VARIABLES, described, source_env, source_of, spec_from
 from webui.snapshot import Snapshot, status_dict, without_command
 from webui.users import User
@@ -216,8 +217,9 @@ def parse(body: Command, context: Context, user: Operator) -> dict[str, Any]:
 @router.get("/api/servers/{name}")
 async def one_server(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """One server: its state, address, command and, where it ended, how."""
-    status = status_dict(context.manager.server(name).status)
-    return status if user.is_operator else without_command(status)
+    status = context.manager.server(name).status
+    shown = for_operators(status_dict(status), status, context.manager.catalogue)
+    return shown if user.is_operator else without_command(shown)
 
 
 @router.post("/api/servers/{name}/start", status_code=202)

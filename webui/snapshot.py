@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 from server_manager import LedgerBook, MetricsPoller, Reading, ServerManager, ServerStatus, StartPhase
+from webui.failure_view import for_operators, translated, without_proof
 
 
 def without_command(status: dict[str, Any]) -> dict[str, Any]:
     """The same for somebody who is no operator: flags and variables are not theirs to see."""
-    return status | {"command": ""}
+    return status | {"command": "", "exit": without_proof(status["exit"])}
 
 
 def status_dict(status: ServerStatus, now: float | None = None) -> dict[str, Any]:
@@ -24,6 +25,8 @@ def status_dict(status: ServerStatus, now: float | None = None) -> dict[str, Any
     found["elapsed_s"] = round(now - since, 1) if since else None
     if found["exit"]:
         found["exit"].pop("log_tail")
+        if why := found["exit"]["diagnosis"]:
+            why["translations"] = translated(why["cause"], why["facts"])
     found["phase_index"] = list(StartPhase).index(status.phase) if status.phase else None
     return found
 
@@ -61,7 +64,7 @@ class Snapshot:
         for name, status in self._manager.statuses().items():
             metrics = self._poller.latest.get(name)
             servers.append(
-                status_dict(status, now)
+                for_operators(status_dict(status, now), status, self._manager.catalogue)
                 | {
                     "rss_bytes": reading.rss_bytes.get(name) if reading else None,
                     "gpu_bytes": reading.gpu_bytes.get(name) if reading else None,

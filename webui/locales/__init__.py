@@ -26,6 +26,13 @@ def messages() -> dict[str, dict[str, str]]:
 
 
 @cache
+def failure_words() -> dict[str, dict[str, str]]:
+    """By locale: ``why_CAUSE`` and ``remedy_CAUSE`` with the placeholders of the English rows in ``server_manager``."""
+    path = Path(__file__).parent / "failures.zh-CN.yaml"
+    return {"zh-CN": yaml.safe_load(path.read_text(encoding="utf-8"))}
+
+
+@cache
 def translations() -> Any:
     """``gr.I18n`` over ``messages()``. Gradio knows the Chinese of browsers that say ``zh-CN`` or ``zh-TW``."""
     found = messages()

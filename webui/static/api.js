@@ -5,6 +5,7 @@ export class ApiError extends Error {
   constructor(error) {
     super([error.message, error.next_step].filter(Boolean).join(" "));
     this.code = error.code;
+    this.diagnosis = error.diagnosis; // of a server that did not start, or ended
   }
 }
 

@@ -1,9 +1,11 @@
 // The chat pane. The app keeps the conversation; here is what is shown of it and the answer that is being made.
 import { ApiError, call, get, stream } from "./api.js";
+import { inWords } from "./failure.js";
 import { integer, phaseText } from "./format.js";
 import { t } from "./i18n.js";
 import { modelDefaults } from "./sampling.js";
 import { followEnd } from "./scroll.js";
+import { showServer } from "./servers.js";
 import { server, state, subscribe } from "./state.js";
 import { newConversation, ownConversation } from "./tab.js";
 
@@ -68,6 +70,15 @@ export function say(text, bad = false) {
   if (!line) return;
   line.textContent = text;
   line.classList.toggle("bad", bad);
+}
+
+// What went wrong; where a server failed, with the way to its card.
+function sayFailure(error) {
+  say(inWords(error), true);
+  if (!error.diagnosis) return;
+  const button = Object.assign(document.createElement("button"), { className: "link", textContent: t("open_servers") });
+  button.addEventListener("click", () => showServer(error.diagnosis.server));
+  document.getElementById("chat-status")?.append(" ", button);
 }
 
 function followText() {
@@ -157,7 +168,7 @@ function finish(text, failed, again, stoppedTurn) {
   const kept = Boolean(content || reasoning || stoppedTurn);
   if (kept) {
     const keep = chat.replaceFrom ?? chat.turns.length;
-    const note = failed ? failed.message : chat.stopped ? "stopped" : "";
+    const note = failed ? inWords(failed) : chat.stopped ? "stopped" : "";
     chat.forgotten = Math.min(chat.forgotten, keep);
     chat.turns = [...chat.turns.slice(0, keep), stoppedTurn ?? { user: text, assistant: content, reasoning, note }];
   } else if (!again) {
@@ -165,7 +176,7 @@ function finish(text, failed, again, stoppedTurn) {
     window.deck.set("text", draft ? `${text}\n${draft}` : text);
   }
   sessionStorage.removeItem("deck-pending");
-  if (failed) say(failed.message, true);
+  if (failed) sayFailure(failed);
   else if (!kept) say(t(chat.done ? "no_answer" : "stopped_note"));
   // What came back to be sent again still takes the place of the turn that it was to replace.
   Object.assign(chat, { pending: null, replaceFrom: kept || again ? null : chat.replaceFrom, controller: null });

@@ -1,5 +1,6 @@
 // The Servers tab: a card for each model that is up or has failed, a line for the others, and one server's log.
 import { get, post, serverPath } from "./api.js";
+import { failureCard } from "./failure.js";
 import { duration, integer, memory, phaseText } from "./format.js";
 import { chip, choose } from "./header.js";
 import { t } from "./i18n.js";
@@ -32,6 +33,13 @@ export function select(name) {
   view.selected = name;
   showLog();
   draw();
+}
+
+// From another tab of the page.
+export function showServer(name) {
+  for (const tab of document.querySelectorAll('#deck-tabs > .tab-wrapper button[role="tab"]'))
+    if (tab.textContent.trim() === t("tab_servers")) tab.click();
+  if (name) select(name);
 }
 
 function facts(s) {
@@ -87,13 +95,11 @@ function phases(s) {
 
 function failure(s) {
   if (s.state !== "failed" || !s.exit) return nothing;
-  return html`<div class="failure" role="alert">
-    <b>${t(`cause_${s.exit.cause}`, { d: duration(s.exit.seconds) })}</b>
-    <pre>${s.exit.message}</pre>
-    ${s.exit.next_step ? html`<div>${s.exit.next_step}</div>` : nothing}
-    ${s.exit.receipt ? html`<div class="cap">${receiptText(s.exit)}</div>` : nothing}
-    ${s.restart ? html`<div class="cap" role="status">${restartText(s)}</div>` : nothing}
-  </div>`;
+  const more = html`${s.exit.receipt ? html`<div class="cap">${receiptText(s.exit)}</div>` : nothing}
+    ${s.restart ? html`<div class="cap" role="status">${restartText(s)}</div>` : nothing}`;
+  if (!operator()) return html`${failureCard(s.exit)}${more}`;
+  const tryFix = (fix, value) => act(s.name, "retry", { fix, value });
+  return html`${failureCard(s.exit, { tryFix, showLog: () => select(s.name) })}${more}`;
 }
 
 function command(s) {
