@@ -17,7 +17,19 @@ from server_manager.diagnosis.story import Story, read_stories
 
 _MAX_EVIDENCE_CHARS = 600
 _MAX_FACT_CHARS = 300
-_SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV"}
+_SIGNALS = {
+    2: "SIGINT",
+    15: "SIGTERM",
+    4: "SIGILL",
+    6: "SIGABRT",
+    7: "SIGBUS",
+    8: "SIGFPE",
+    9: "SIGKILL",
+    11: "SIGSEGV",
+}
+
+_OF_SHELLS = (130, 134, 137, 139, 143)
+"""128 + the signal's number, as shells and container engines report it."""
 
 
 def diagnose(
@@ -53,7 +65,7 @@ def _explain(
     if story.complaint is not None and not served:
         return _by_rules([[_as_raised(story.complaint)]], clues) or _unknown(_as_raised(story.complaint))
     if served and not _crashed(story, returncode):
-        return None
+        return _stopped_by_others(story) if story.stop is not None and returncode is not None else None
     chains = candidates(story, served=served)
     if found := _by_rules(chains, clues):
         return found
@@ -66,7 +78,7 @@ def _explain(
             return found
     if first is not None:
         return _unknown(first)
-    if returncode is not None and (returncode != 0 or not served):
+    if returncode is not None:
         return _silent(returncode)
     return None
 
@@ -187,13 +199,20 @@ def _unknown(raised: Raised) -> Diagnosis:
 
 
 def _by_signal(returncode: int | None, served: bool) -> Diagnosis | None:
-    if returncode is None or returncode >= 0 and returncode not in (137, 139):
+    if returncode is None or (returncode >= 0 and returncode not in _OF_SHELLS):
         return None
     number = -returncode if returncode < 0 else returncode - 128
     name = _SIGNALS.get(number)
     if name is None:
         return None
     when = "while it served" if served else "while it started"
+    if number in (2, 15):
+        return Diagnosis(
+            "terminated",
+            f"Another program asked vLLM to end {when} ({name}).",
+            remedy="vLLM itself did not fail; start it again when you want it.",
+            facts={"signal": name},
+        )
     if number == 9:
         return Diagnosis(
             "killed",
@@ -207,6 +226,18 @@ def _by_signal(returncode: int | None, served: bool) -> Diagnosis | None:
         remedy="That is a fault in native code (PyTorch, CUDA, a kernel) or memory running out: look at the last lines "
         "of the log and at `dmesg`.",
         facts={"signal": name},
+    )
+
+
+def _stopped_by_others(story: Story) -> Diagnosis:
+    """Of a server whose owner did not ask for its end, but somebody did."""
+    assert story.stop is not None
+    return Diagnosis(
+        "stopped_by_others",
+        "Another program asked vLLM to stop while it served, and it did.",
+        story.stop.text,
+        story.stop.number,
+        "vLLM itself did not fail; start it again when you want it.",
     )
 
 

@@ -16,12 +16,13 @@ from server_manager.diagnosis.log_lines import LogLine
 _TRACEBACK = "Traceback (most recent call last)"
 _CHAINED = re.compile(r"^(?:The above exception was the direct cause|During handling of the above exception)")
 _NAME = r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:\([\w.]+\))?"
-_ENDS_TRACEBACK = re.compile(rf"^(?!(?:INFO|WARNING|ERROR|DEBUG|CRITICAL):){_NAME}(?::(?: .*)?)?$")
+_ENDS_TRACEBACK = re.compile(rf"^(?!(?:INFO|WARNING|ERROR|DEBUG|CRITICAL):){_NAME}(?:: .+)$|^(?:[a-z_]\w*\.)+[A-Z]\w+$")
 _LOOKS_RAISED = re.compile(
-    r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|NotFound\w*|OutOfResources)(?:\([\w.]+\))?(?::(?: .*)?)?$"
+    r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|NotFound\w*|"
+    r"OutOfResources)(?:\([\w.]+\))?(?::(?: .*)?)?$"
 )
 _PYDANTIC = re.compile(r"^(?:pydantic_core\S*ValidationError: )?\d+ validation errors? for \w+")
-_FRAME = re.compile(r'^\s+File ".*", line \d+, in (\S+)')
+_FRAME = re.compile(r'^\s*File ".*", line \d+, in (\S+)')
 _BEGINS_ANEW = re.compile(
     r"^(?:Traceback \(|The above exception|During handling of|Exception (?:ignored )?in|usage: |\[rank\d+\]:\[|"
     r"(?:INFO|WARNING|ERROR|DEBUG|CRITICAL):|[WEIF]\d{4} |/\S+\.py:\d+: |Loading \w+ checkpoint|nanobind:|Killed$)"
@@ -129,7 +130,7 @@ class ExceptionReader:
         block.seen += 1
         if match := _FRAME.match(line.text):
             block.frames.append(match[1])
-        elif _ENDS_TRACEBACK.match(line.text):
+        elif _ENDS_TRACEBACK.match(line.text) or _LOOKS_RAISED.match(line.text):
             self._raise(line, key, block)
         elif block.seen > _MOST_FRAME_LINES or (line.level and line.source != block.source):
             del self._open[key]  # the log was cut, or somebody else's line: this one has no end

@@ -19,11 +19,18 @@ _CARRIER = re.compile(
     r"(?:\[pod/[^\]]+\] )?"  # kubectl logs --prefix
     r"(?:[\w.-]+ +\| ?)?"  # docker compose
     r"(?:\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)? ?(?:std(?:out|err) [FP] )?)?"  # docker, CRI
+    r"(?:\| )?"  # Docker Desktop
     r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w.@-]+\[\d+\]: )?"  # journald
 )
+_OTHER_CARRIER = re.compile(
+    r"(?:.{0,80}\d\d:\d\d:\d\d.{0,60}?|\[[^\]]{1,60}\]:? ?|[ |]{2,20})"
+    r"(?=\((?:APIServer|EngineCore|Worker|VllmWorker|RayWorker|MainProcess|DPCoordinator)[^()]* pid=\d+[^()]*\) ?)"
+)
+"""Whatever supervisors write in front, in lines where vLLM's own prefix shows where it ends."""
 _PROCESS = re.compile(r"\((?P<name>[^()]+?) (?:rank=\d+ )?pid=\d+(?:, ip=[^)]*)?\) ?")
 _RECORD = re.compile(
-    r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?:\d{4}-)?\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? \[(?P<source>[^\]]*)\] ?"
+    r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?:\d{4}-)?\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? "
+    r"\[?(?P<source>[\w./-]+\.\w+:\d+|[^\]\s]*)\] ?"
 )
 _RANK = re.compile(r"\[rank\d+\]: ?(?!\[)")  # PyTorch's, in front of each line of a traceback
 _ENGINE_SOURCES = ("core.py:", "multiproc_executor.py:", "gpu_worker.py:", "gpu_model_runner.py:", "worker_base.py:")
@@ -74,6 +81,8 @@ def parse_line(raw: str, number: int) -> Iterator[LogLine]:
 def _plain(text: str, number: int) -> LogLine:
     text = text[_CARRIER.match(text).end() :]  # type: ignore[union-attr]  # every part is optional: always matches
     process = level = source = ""
+    if " pid=" in text and (match := _OTHER_CARRIER.match(text)):
+        text = text[match.end() :]
     while match := _PROCESS.match(text):
         process, text = match["name"], text[match.end() :]
     if match := _RECORD.match(text):

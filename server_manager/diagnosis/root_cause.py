@@ -24,7 +24,7 @@ _AFTERMATH = re.compile(
     r"^(?:asyncio\.(?:exceptions\.)?)?CancelledError|BrokenPipeError|ConnectionResetError|EOFError|"
     r"Connection closed by peer|Connection reset by peer|^RuntimeError: cancelled$|^(?:zmq\.error\.)?ContextTerminated|"
     r"ray\.exceptions\.(?:RayActorError|ActorDiedError)|_queue\.Empty|ProcessLookupError|"
-    r"^GeneratorExit|^StopAsyncIteration|^KeyboardInterrupt|leaked"
+    r"^GeneratorExit|^StopAsyncIteration|^KeyboardInterrupt"
 )
 _FATAL_HEAD = re.compile(
     r"failed to start|hit an exception|encountered a fatal error|EngineCore hit|Error executing method|"
@@ -45,8 +45,14 @@ def candidates(story: Story, *, served: bool) -> list[Chain]:
     engine = fatal or [chain for chain in chains if chain[0].of_engine]
     if served and not engine and story.crash is None:
         return []  # a request that failed, not the server
-    order = engine + [chain for chain in reversed(chains) if chain not in engine]
-    return sorted(order, key=_is_aftermath)
+    others = [chain for chain in reversed(chains) if chain not in engine]
+    if others and not served:
+        # What the API server went on after was no more than logged.
+        progress = story.last_progress()
+        others = [chain for chain in others if chain[0].of_engine or chain[-1].line.number > progress]
+    if others and others[0][-1].text.startswith("KeyboardInterrupt"):
+        others = others[:1]  # it was interrupted; what it handled before that does not matter
+    return sorted(engine + others, key=_is_aftermath)
 
 
 def first_exception(chains: Sequence[Chain]) -> Raised | None:

@@ -58,6 +58,11 @@ class Clues:
         return self.raised is not None and bool(set(functions) & set(self.raised.frames))
 
 
+_COMPLAINT = re.compile(
+    r"(?:[\w.]+: )?(?:Value error|Assertion failed), |"
+    r"(?:\w+\.)*(?:ValueError|VLLMValidationError|NotImplementedError|ImportError|ModuleNotFoundError|TypeError|KeyError):"
+)
+
 Offer = Callable[[Clues], Iterable[Fix]]
 Condition = Callable[[Clues], bool]
 MoreFacts = Callable[[Clues], Mapping[str, object]]
@@ -87,6 +92,11 @@ class Rule:
     """Whether it may follow from another process's trouble (a broken connection): anything else goes before it."""
     defaults: Mapping[str, object] = field(default_factory=dict)
     """For placeholders of which the log may not tell."""
+
+
+def is_complaint(clues: Clues) -> bool:
+    """Whether the exception is one that code raises because it does not like its arguments."""
+    return _COMPLAINT.match(clues.text) is not None
 
 
 def rule(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from server_manager.diagnosis.exceptions import Chain, ExceptionReader
 from server_manager.diagnosis.log_lines import LogLine, parse_line
+from server_manager.start_phase import phase_of
 
 _RUN_BEGINS = re.compile(r"(?:█|vLLM API server)\s+version \d|^usage: (?:vllm|\S+\.py)\b")
 # "vllm serve: error: …"; run as a module, as we do, argparse calls it by its file, "main.py serve: error: …".
@@ -20,19 +21,21 @@ _STOP = re.compile(
 _SHUTTING_DOWN = re.compile(r"^INFO: +Shutting down")
 _CRASH = re.compile(
     r"EngineDeadError|EngineCore encountered a fatal error|died unexpectedly|engine core exited unexpectedly|"
-    r"Got fatal signal from worker processes|EngineCore encountered an issue|Background loop has errored"
+    r"Got fatal signal from worker processes|EngineCore encountered an issue|Background loop has errored|"
+    r"is already dead, terminating server process"
 )
 _ENDED = re.compile(
     r"^Killed$|^Terminated$|Bus error|[Ss]egmentation fault|Segfault encountered|^Aborted|[Ii]llegal instruction|"
     r"terminate called after|std::bad_alloc|Fatal Python error|core dumped|OOMKilled|oom-kill|"
     r"command not found|: not found$|No module named|exec format error|WorkerProc initialization failed|"
     r"Engine core initialization failed|Failed core proc|out of memory|CUDA error|cudaError|what\(\):|"
-    r"Failed to load model|resource_tracker|unhealthy|Xid|Got signal"
+    r"Xid|Failed: (?:Cuda|NCCL) error"
 )
 """Lines that may tell of an end which no exception tells of. Looked at only where something did end."""
 _HINT = re.compile(
     r"Traceback|Error|Exception|Interrupt|Exit\b|NotFound|OutOfResources|validation error|: error: |During handling|"
-    r"version \d|^usage: |Application startup|Uvicorn running|hutting down|shutdown triggered|Received S|non-default args"
+    r"version \d|^usage: |Application startup|Uvicorn running|hutting down|shutdown triggered|Received S|"
+    r"non-default args"
     r"|" + "|".join((_CRASH.pattern, _ENDED.pattern))
 )
 _NON_DEFAULT = re.compile(r"non-default args: (\{.*\})")
@@ -71,6 +74,13 @@ class Story:
         """All lines of the run. Slow for a long log: for what only a found cause needs to know."""
         for index in range(self.start, self.end):
             yield from parse_line(self.lines[index], index + 1)
+
+    def last_progress(self) -> int:
+        """Number of the last line that announces a phase of the start; 0 where none does."""
+        for index in range(self.end - 1, self.start - 1, -1):
+            if any(phase_of(line.text) for line in parse_line(self.lines[index], index + 1)):
+                return index + 1
+        return 0
 
     def last_match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         """The last line of the run that holds ``pattern``, with or without prefix."""

@@ -40,7 +40,8 @@ RULES = (
     ),
     rule(
         "bad_repo_name",
-        r"Repo id must (?:be in the form|use alphanumeric|be less than)[\s\S]*?'(?P<repo>[^']+)'(?:\. Use|\.|$)|HFValidationError",
+        r"Repo id must (?:be in the form|use alphanumeric|be less than)[\s\S]*?'(?P<repo>[^']+)'(?:\. Use|\.|"
+        r"$)|HFValidationError",
         "{repo} is neither a folder nor the name of a model.",
         "Write it as owner/name (Qwen/Qwen3-0.6B), or as the path of a folder.",
         defaults={"repo": "The model"},
@@ -107,7 +108,8 @@ RULES = (
     ),
     rule(
         "weights_corrupt",
-        r"SafetensorError|Error while deserializing header|incomplete metadata, file not fully covered|MetadataIncompleteBuffer|"
+        r"SafetensorError|Error while deserializing header|incomplete metadata, file not fully covered|"
+        r"MetadataIncompleteBuffer|"
         r"PytorchStreamReader failed|invalid load key|UnpicklingError|unexpected EOF|file (?:is|might be) corrupted|"
         r"not a ZIP archive|failed finding central directory|Consistency check failed|InvalidHeader",
         "A weight file is damaged or was cut off.",
@@ -115,9 +117,10 @@ RULES = (
     ),
     rule(
         "weights_mismatch",
-        r"Following weights were not initialized from checkpoint|There is no module or parameter named '(?P<name>[^']+)'|"
+        r"Following weights were not initialized from checkpoint|"
+        r"There is no module or parameter named '(?P<name>[^']+)'|"
         r"size mismatch for|The size of tensor a \(\d+\) must match[\s\S]*?load|"
-        r"Attempted to load weight \((?P<given>[^)]*\)?)\) into parameter|shape mismatch|"
+        r"Attempted to load weight \((?P<given>[^)]*\)?)\) into parameter|"
         r"KeyError: '(?:model\.)?layers\.\d+\.[\w.]+'|assert param(?:_data)?\.(?:size|shape)\(?\)? == loaded_weight",
         "The weights do not belong to the model that config.json describes.",
         "Check that all files come from one model and one revision; a quantised model may need another "
@@ -132,13 +135,15 @@ RULES = (
         r"(?:expected str, bytes or os\.PathLike object, not NoneType)|No tokenizer (?:file )?found|"
         r"Tokenizer class (?P<kind>\S+) does not exist or is not currently imported",
         "The model's tokenizer is missing or cannot be read.",
-        "Add the tokenizer's files (tokenizer.json, tokenizer_config.json) to the folder, or take that of another model "
+        "Add the tokenizer's files (tokenizer.json, tokenizer_config.json) to the folder, or take that of "
+        "another model "
         "with --tokenizer.",
         removing("tokenizer", "tokenizer-mode"),
     ),
     rule(
         "trust_remote_code",
-        r"requires you to execute the (?:configuration|tokenizer|modeling) file|contains custom code which must be executed|"
+        r"requires you to execute the (?:configuration|tokenizer|modeling) file|"
+        r"contains custom code which must be executed|"
         r"consider setting[\s\S]{0,20}trust_remote_code|(?:set|pass|Please pass)[\s\S]{0,40}trust_remote_code=True|"
         r"trust_remote_code[\s\S]{0,40}to remove this error|using the `--trust-remote-code` flag",
         "The model comes with Python code of its own, which vLLM runs only if you allow it.",
@@ -147,7 +152,8 @@ RULES = (
     ),
     rule(
         "chat_template_missing_file",
-        r"The supplied chat template (?:string )?\((?P<template>[^)]*)\) (?:appears path-like, but doesn't exist|looks like a "
+        r"The supplied chat template (?:string )?\((?P<template>[^)]*)\) (?:appears path-like, but doesn't "
+        r"exist|looks like a "
         r"file path)|the supplied chat template path doesn't exist",
         "There is no chat template {template}.",
         "Correct --chat-template, or leave it out: most models bring their own.",
@@ -164,7 +170,8 @@ RULES = (
     ),
     rule(
         "no_chat_template",
-        r"default chat template is no longer allowed|Cannot use chat template functions because tokenizer\.chat_template is "
+        r"default chat template is no longer allowed|"
+        r"Cannot use chat template functions because tokenizer\.chat_template is "
         r"not set|ChatTemplateResolutionError",
         "The model has no chat template: it was not made for chats.",
         "Take the model's variant that ends in -Instruct or -Chat, or give it a template with --chat-template.",
@@ -182,7 +189,8 @@ RULES = (
         r"No adapter found for (?P<path>\S+)|LoRAAdapterNotFoundError|Loading lora (?P<name>\S+) failed|"
         r"adapter_config\.json|doesn't contain tensors",
         "An adapter (LoRA) could not be loaded.",
-        "Check the paths in --lora-modules: each must be a folder with adapter_config.json and adapter_model.safetensors.",
+        "Check the paths in --lora-modules: each must be a folder with adapter_config.json and "
+        "adapter_model.safetensors.",
         removing("lora-modules"),
     ),
     rule(

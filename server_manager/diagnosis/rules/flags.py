@@ -48,7 +48,8 @@ RULES = (
     ),
     rule(
         "bad_value",
-        r"error: argument (?P<flag>[^:]+): (?P<problem>(?:invalid|Invalid) [^\n]*|Value [^\n]* cannot be converted[^\n]*|"
+        r"error: argument (?P<flag>[^:]+): (?P<problem>(?:invalid|Invalid) [^\n]*|"
+        r"Value [^\n]* cannot be converted[^\n]*|"
         r"Port must be[^\n]*|[^\n]*Decimals are not allowed[^\n]*|expected [^\n]*|ValueError[^\n]*|[^\n]*JSON[^\n]*)",
         "The value of {flag} is wrong: {problem}",
         "Correct the value, or leave the flag out.",
@@ -69,7 +70,8 @@ RULES = (
     ),
     rule(
         "flags_exclude",
-        r"error: [^\n]*not allowed with[^\n]*|are mutually exclusive|cannot be (?:used|combined|enabled) (?:together|with)|"
+        r"error: [^\n]*not allowed with[^\n]*|are mutually exclusive|cannot be (?:used|combined|"
+        r"enabled) (?:together|with)|"
         r"requires --[\w-]+|Use one or the other",
         "Two flags do not go together, or one needs another.",
         "The line below names them: remove one, or add the one that is missing.",
@@ -144,7 +146,8 @@ RULES = (
     ),
     rule(
         "invalid_setting",
-        r"^\s*(?:(?P<field>[\w.]+): |[\w.]+\n\s+)?(?P<problem>Input should be [^\[\n]+|Unexpected keyword argument[^\[\n]*|"
+        r"^\s*(?:(?P<field>[\w.]+): |[\w.]+\n\s+)?(?P<problem>Input should be [^\[\n]+|"
+        r"Unexpected keyword argument[^\[\n]*|"
         r"Extra inputs are not permitted[^\[\n]*|Field required[^\[\n]*)",
         "A setting has a value that vLLM does not take: {problem}",
         "The line below names it; correct the flag, or leave it out.",

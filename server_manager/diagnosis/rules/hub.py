@@ -80,7 +80,8 @@ RULES = (
         r"check your internet connection|Cannot send a request, as the client has been closed|"
         r"(?:MaxRetryError|NewConnectionError|ConnectTimeout|ConnectError|ReadTimeout|ProxyError|SSLError|"
         r"ConnectionError|NameResolutionError|LocalEntryNotFoundError|RemoteProtocolError|"
-        r"ChunkedEncodingError|IncompleteRead|ProtocolError)\b[\s\S]*?(?:hf\.co|hugging|hf-mirror|modelscope|https?://|hub|Hub|"
+        r"ChunkedEncodingError|IncompleteRead|ProtocolError)\b[\s\S]*?(?:hf\.co|hugging|hf-mirror|modelscope|"
+        r"https?://|hub|Hub|"
         r"resolve|resolution|Network is unreachable|Connection refused|timed out|certificate|handshake)",
         "The model could not be downloaded: its source cannot be reached from here.",
         "Check the network (a proxy?), or take another source: a mirror of Hugging Face, ModelScope, or a folder.",
@@ -90,7 +91,8 @@ RULES = (
     rule("hub_offline", r"We couldn't connect to '(?P<url>[^']+)'", *_OFFLINE),
     rule(
         "hub_unreachable",
-        r"^(?:httpx2?|httpcore2?|requests\.exceptions|urllib3\.exceptions|aiohttp(?:\.\w+)*)\.(?:Connect|Read|Proxy|Write|Pool)?"
+        r"^(?:httpx2?|httpcore2?|requests\.exceptions|urllib3\.exceptions|aiohttp(?:\.\w+)*)\.(?:Connect|Read|"
+        r"Proxy|Write|Pool)?"
         r"(?:Error|Timeout|ConnectionError|ConnectTimeout|SSLError|ClientConnectorError)",
         "The model could not be downloaded: its source cannot be reached from here.",
         "Check the network (a proxy?), or take another source: a mirror of Hugging Face, ModelScope, or a folder.",
@@ -139,7 +141,8 @@ RULES = (
     rule(
         "download_permission",
         r"PermissionError at (?P<path>\S+) when downloading|"
-        r"(?:PermissionError: )?\[Errno 13\] Permission denied: '(?P<file>[^']*(?:hub|huggingface|\.cache|modelscope|models--)[^']*)'|"
+        r"(?:PermissionError: )?\[Errno 13\] Permission denied: '(?P<file>[^']*(?:hub|huggingface|\.cache|"
+        r"modelscope|models--)[^']*)'|"
         r"Check cache directory permissions|Read-only file system[^\n]*(?:cache|hub)|"
         r"There was a permission error|Can't write to (?P<folder>\S+)",
         "The folder for downloaded models cannot be written.",

@@ -22,7 +22,11 @@ from server_manager.diagnosis.fixes import (
 from server_manager.diagnosis.report import Fix
 from server_manager.diagnosis.rule import Clues, rule
 
-_OOM = r"CUDA out of memory|HIP out of memory|XPU out of memory|(?:torch\.|cuda\.)OutOfMemoryError|CUDA error: out of memory|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED"
+_OOM = (
+    r"CUDA out of memory|HIP out of memory|XPU out of memory|(?:torch\.|cuda\.)OutOfMemoryError|"
+    r"CUDA error: out of memory|cudaErrorMemoryAllocation|CUDA driver error: out of memory|"
+    r"CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED"
+)
 _TRIED = re.compile(r"Tried to allocate (?P<tried>[\d.]+ [KMGT]iB)")
 _GPU = re.compile(
     r"GPU (?P<gpu>\d+) has a total capacity of (?P<total>[\d.]+) GiB of which (?P<free>[\d.]+ [KMG]iB) is free"
@@ -110,7 +114,8 @@ RULES = (
         r"Free memory on device \S* ?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than "
         r"(?:desired GPU memory utilization|the engine's budget after excluding external process's weights) "
         r"\((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
-        "Only {free} of the GPU's {total} GiB are free, and vLLM wants {wanted} GiB (--gpu-memory-utilization {share}).",
+        "Only {free} of the GPU's {total} GiB are free, and vLLM wants {wanted} GiB (--gpu-memory-utilization "
+        "{share}).",
         "Stop what else uses the GPU (another server, a leftover of one), or ask for less with "
         "--gpu-memory-utilization.",
         utilization_that_fits,
@@ -133,7 +138,8 @@ RULES = (
         "cpu_memory_busy",
         r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than desired CPU "
         r"memory utilization \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
-        "Only {free} of the machine's {total} GiB of memory are free, and vLLM wants {wanted} GiB (a share of {share}).",
+        "Only {free} of the machine's {total} GiB of memory are free, and vLLM wants {wanted} GiB (a share of "
+        "{share}).",
         "Set the cache's size itself with --kv-cache-memory-bytes (vLLM then takes only that), or lower "
         "--gpu-memory-utilization, which on a CPU means the machine's memory.",
         both(fixed_cpu_cache, utilization_that_fits),
@@ -238,7 +244,8 @@ RULES = (
         "host_pinned_memory",
         r"cudaHostAlloc|cudaErrorHostMemory|CachingHostAllocator|pin(?:ned)? memory[\s\S]*?(?:fail|denied|out of)",
         "Main memory (RAM) could not be reserved for the GPU.",
-        "Close other programs, or lower --cpu-offload-gb and --kv-offloading-size; in a container raise its memory limit "
+        "Close other programs, or lower --cpu-offload-gb and --kv-offloading-size; in a container raise its "
+        "memory limit "
         "and ulimit -l.",
     ),
     rule(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from server_manager.diagnosis.fixes import (
     batch_as_long_as_context,
-    both,
     derived_context,
     nearest_choice,
     removing,
     setting,
     trust_remote_code,
 )
-from server_manager.diagnosis.rule import rule
+from server_manager.diagnosis.rule import is_complaint, rule
 
 RULES = (
     rule(
         "unsupported_architecture",
         r"Model architectures? \[?'?(?P<architecture>[\w.]+)[^\n]*? (?:are|is) not supported for now|"
-        r"Cannot find model module\. '(?P<module>\w+)'|Model architecture (?P<old>\w+) (?:was supported in vLLM until|is not "
+        r"Cannot find model module\. '(?P<module>\w+)'|"
+        r"Model architecture (?P<old>\w+) (?:was supported in vLLM until|is not "
         r"supported)|The Transformers implementation of '(?P<implementation>\w+)' is not compatible|"
         r"(?P<class>\w+) has no vLLM implementation",
         "This vLLM does not know the model's architecture ({architecture}).",
@@ -27,7 +27,9 @@ RULES = (
     rule(
         "unknown_model_type",
         r"has model type `(?P<type>[^`]+)` but Transformers does not recognize this architecture|"
-        r"Unrecognized model in (?P<where>\S+)|Should have a `model_type` key|model type `?(?P<other>[\w-]+)`? is not supported",
+        r"Unrecognized model in (?P<where>\S+)|"
+        r"Should have a `model_type` key|"
+        r"model type `?(?P<other>[\w-]+)`? is not supported",
         "The installed Transformers library does not know the model type {type}.",
         "Update Transformers (or vLLM, which brings it). If the model has code of its own, --trust-remote-code may do.",
         trust_remote_code,
@@ -45,7 +47,8 @@ RULES = (
         "architecture_not_inspected",
         r"Model architectures [^\n]* failed to be inspected",
         "The model's code in vLLM could not be loaded.",
-        "The log says why further up (often a library that is missing or does not fit); installing vLLM anew helps most "
+        "The log says why further up (often a library that is missing or does not fit); installing vLLM anew "
+        "helps most "
         "often.",
         weak=True,
     ),
@@ -66,14 +69,16 @@ RULES = (
     ),
     rule(
         "batch_smaller_than_sequences",
-        r"max_num_batched_tokens \((?P<batch>\d+)\) must be greater than or equal to max_num_seqs \((?P<sequences>\d+)\)",
+        r"max_num_batched_tokens \((?P<batch>\d+)\) must be greater than or equal to max_num_seqs "
+        r"\((?P<sequences>\d+)\)",
         "Up to {sequences} requests at once need as many tokens at once, and {batch} are allowed.",
         "Raise --max-num-batched-tokens, or lower --max-num-seqs.",
         lambda clues: setting("max-num-seqs", clues.facts["batch"])(clues),
     ),
     rule(
         "quantization_mismatch",
-        r"Quantization method specified in the model config \((?P<model>[^)]+)\) does not match the quantization method "
+        r"Quantization method specified in the model config \((?P<model>[^)]+)\) does not match the "
+        r"quantization method "
         r"specified in the `quantization` argument \((?P<given>[^)]+)\)",
         "The model is quantised with {model}, and --quantization says {given}.",
         "Leave --quantization out: vLLM reads the method from the model.",
@@ -121,7 +126,8 @@ RULES = (
     ),
     rule(
         "gguf_unsupported",
-        r"vllm-gguf-plugin|gguf[^\n]*(?:plugin|not supported|is required|not installed)|GGUF[^\n]*(?:plugin|not supported|install)|"
+        r"vllm-gguf-plugin|gguf[^\n]*(?:plugin|not supported|is required|not installed)|GGUF[^\n]*(?:plugin|"
+        r"not supported|install)|"
         r"Unknown gguf model_type",
         "vLLM cannot read this GGUF file.",
         "Use the model's *.safetensors, or install vLLM's GGUF plugin (`pip install vllm-gguf-plugin`).",
@@ -179,33 +185,39 @@ RULES = (
     ),
     rule(
         "multimodal_limit",
-        r"(?:mm|multi-?modal)[\s\S]*?exceeds[\s\S]*?(?:limit|cache|tokens|max_num_batched_tokens)|limit-mm-per-prompt|"
+        r"(?:mm|multi-?modal)[\s\S]*?exceeds[\s\S]*?(?:limit|cache|tokens|max_num_batched_tokens)|"
+        r"limit-mm-per-prompt|"
         r"limit_mm_per_prompt|exceeds the pre-allocated encoder cache size|max_tokens_per_mm_item",
         "Images, audio or video do not fit into what is processed at once.",
         "Allow fewer or smaller ones (--limit-mm-per-prompt), or raise --max-num-batched-tokens.",
         removing("limit-mm-per-prompt"),
+        when=is_complaint,
     ),
     rule(
         "speculative_config",
-        r"[Ss]peculative|draft[_ ]model|num_speculative_tokens|prompt_lookup_m(?:ax|in)|EAGLE|eagle3|Target and draft model|"
+        r"[Ss]peculative|draft[_ ]model|num_speculative_tokens|prompt_lookup_m(?:ax|in)|EAGLE|eagle3|"
+        r"Target and draft model|"
         r"Arctic Inference is required|synthetic_acceptance",
         "Speculative decoding is not set up rightly for this model.",
         "Correct --speculative-config, or start it without.",
         removing("speculative-config", "speculative-model", "num-speculative-tokens"),
+        when=is_complaint,
     ),
     rule(
         "parallel_config",
-        r"Invalid data-parallel launch options|data_parallel_size_local|data_parallel_\w+|Non-MoE models do not support|"
+        r"Invalid data-parallel launch options|data_parallel_size_local|data_parallel_\w+|"
+        r"Non-MoE models do not support|"
         r"nnodes|decode-context-parallel|[Ee]xpert parallelism|EPLB|enable_expert_parallel|--node-rank",
         "The flags for several GPUs or machines do not go together.",
-        "Correct them (the line below says which); for a model that fits one machine --tensor-parallel-size alone does.",
-        both(
-            removing("data-parallel-size", "data-parallel-size-local", "enable-expert-parallel", "nnodes", "node-rank"),
-        ),
+        "Correct them (the line below says which); for a model that fits one machine --tensor-parallel-size "
+        "alone does.",
+        removing("data-parallel-size", "data-parallel-size-local", "enable-expert-parallel", "nnodes", "node-rank"),
+        when=is_complaint,
     ),
     rule(
         "runner_v2_unsupported",
-        r"Model Runner V2 (?:does not yet support|requires)|requires Model Runner V2|Model Runner V1 does not support",
+        r"Model Runner V2 (?:does not yet support|requires)|requires Model Runner V2|"
+        r"Model Runner V1 does not support",
         "The flags do not go together with vLLM's model runner.",
         "Leave VLLM_USE_V2_MODEL_RUNNER unset, or remove the flag that the line names.",
     ),

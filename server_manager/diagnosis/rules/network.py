@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 from server_manager.diagnosis.fixes import longer_patience, removing
 from server_manager.diagnosis.rule import Clues, rule
+
+_NAMED_PORT = re.compile(r"\bport: (?P<port>\d+)|addr='tcp://[^']*:(?P<zmq>\d+)'|\('[\d.:]*', (?P<bound>\d+)\)")
 
 
 def _port(clues: Clues) -> dict[str, object]:
     """The port that was asked for, where the message does not name it."""
-    if clues.facts.get("port"):
-        return {}
-    uds = clues.options.get("uds")
-    port = clues.options.get("port")
+    if named := _NAMED_PORT.search(clues.message):  # of PyTorch or ZeroMQ: not the one that vLLM serves at
+        return {"port": f"Port {named['port'] or named['zmq'] or named['bound']}"}
+    uds, port = clues.options.get("uds"), clues.options.get("port")
     return {"port": f"The socket {uds}" if uds else f"Port {port}" if port else "The port"}
 
 

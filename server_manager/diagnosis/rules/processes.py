@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from server_manager.diagnosis.fixes import eager, setting
 from server_manager.diagnosis.rule import Clues, rule
 
 _KERNEL = "dmesg | grep -i -E 'killed process|out of memory'"
@@ -30,7 +31,8 @@ RULES = (
 STRAY_RULES = (
     rule(
         "vllm_missing",
-        r"(?P<command>vllm): (?:command )?not found|No module named '?vllm'?(?:$|[^.\w])|exec: \"?vllm\"?: executable file not found",
+        r"(?P<command>vllm): (?:command )?not found|No module named '?vllm'?(?:$|[^.\w])|"
+        r"exec: \"?vllm\"?: executable file not found",
         "vLLM is not installed in the Python that was used.",
         "Install it there, or set DECK_VLLM_PYTHON to the Python that has it.",
     ),
@@ -62,10 +64,26 @@ STRAY_RULES = (
     ),
     rule(
         "illegal_memory_access",
-        r"(?:CUDA error|what\(\)|terminate called)[^\n]*(?:illegal memory access|misaligned address|device-side assert)|"
+        r"(?:CUDA error|what\(\)|terminate called)[^\n]*(?:illegal memory access|misaligned address|"
+        r"device-side assert)|"
         r"an illegal memory access was encountered",
         "A GPU kernel read or wrote where it must not: a fault in vLLM or a library, or flags that do not go together.",
         "Start it without CUDA graphs (--enforce-eager) to see whether it goes away; a newer vLLM may have it mended.",
+    ),
+    rule(
+        "custom_all_reduce",
+        r"Failed: (?:Cuda|NCCL) error [^\n]*(?:custom_all_reduce|all_reduce)[^\n]*",
+        "The GPUs could not share memory for the fast all-reduce.",
+        "Start it with --disable-custom-all-reduce.",
+        setting("disable-custom-all-reduce", True),
+    ),
+    rule(
+        "cuda_error",
+        r"Failed: Cuda error|CUDA error: ",
+        "The GPU reported an error to vLLM.",
+        "Start it without CUDA graphs (--enforce-eager) to see whether it goes away; look at `dmesg` for a line with "
+        "Xid; a newer driver or vLLM may have it mended.",
+        eager,
     ),
     rule(
         "native_crash",
@@ -85,9 +103,11 @@ STRAY_RULES = (
     ),
     rule(
         "engine_crashed_loading",
-        r"Failed core proc\(s\): \{[^}]*: (?P<code>-(?:4|6|7|8|11))\b|died unexpectedly \(exit code: (?P<exit>-(?:4|6|7|8|11))\)",
+        r"Failed core proc\(s\): \{[^}]*: (?P<code>-(?:4|6|7|8|11))\b|"
+        r"died unexpectedly \(exit code: (?P<exit>-(?:4|6|7|8|11))\)",
         "vLLM's engine crashed in native code while it was loading ({signal}).",
-        "Libraries that do not fit each other are the usual reason: install vLLM anew into an empty environment. SIGBUS "
+        "Libraries that do not fit each other are the usual reason: install vLLM anew into an empty "
+        "environment. SIGBUS "
         "means that /dev/shm is too small, SIGILL that the processor is too old for this build.",
         more=_signal,
         defaults={"signal": "a signal"},

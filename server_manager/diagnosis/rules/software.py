@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server_manager.diagnosis.fixes import both, eager, removing, setting_env
-from server_manager.diagnosis.rule import Clues, rule
+from server_manager.diagnosis.fixes import eager, removing, setting_env
+from server_manager.diagnosis.rule import Clues, is_complaint, rule
 
 _PACKAGES = {
     "google": "protobuf",
@@ -60,7 +60,8 @@ RULES = (
         r"A module that was compiled using NumPy 1\.x",
         "Compiled parts that do not fit each other are installed (PyTorch and vLLM of different versions, or a system "
         "that is too old).",
-        "Install vLLM anew into an empty environment, with the PyTorch that it asks for; GLIBC needs a newer system or a "
+        "Install vLLM anew into an empty environment, with the PyTorch that it asks for; GLIBC needs a newer "
+        "system or a "
         "container.",
     ),
     rule(
@@ -83,7 +84,8 @@ RULES = (
         r"Failed to find C compiler|InvalidCxxCompiler|No working C\+\+ compiler found|"
         r"No such file or directory: '(?P<compiler>(?:/\S*/)?(?:g\+\+|gcc|cc|c\+\+|clang\S*|nvcc))'|"
         r"(?:g\+\+|gcc|cc|nvcc)['\"]?[^\n]*not found|Could not find nvcc|CUDA_HOME environment variable is not set|"
-        r"Please specify via CC environment variable|Ninja is required|RuntimeError: Ninja build|ninja[^\n]*(?:not found|No such file)",
+        r"Please specify via CC environment variable|Ninja is required|RuntimeError: Ninja build|"
+        r"ninja[^\n]*(?:not found|No such file)",
         "vLLM wants to compile code for this machine, and there is no compiler.",
         "Install one (Debian and Ubuntu: `apt install build-essential`; for nvcc the CUDA toolkit), or start it with "
         "--enforce-eager, which compiles nothing.",
@@ -98,7 +100,8 @@ RULES = (
     ),
     rule(
         "compile_cache",
-        r"(?:torch_compile_cache|torchinductor|inductor|triton/cache|\.triton)[\s\S]{0,300}?(?:Permission denied|No such file|corrupt|"
+        r"(?:torch_compile_cache|torchinductor|inductor|triton/cache|"
+        r"\.triton)[\s\S]{0,300}?(?:Permission denied|No such file|corrupt|"
         r"Stale file handle|EOFError|JSONDecodeError)",
         "The folder for compiled code cannot be used.",
         "Delete ~/.cache/vllm, ~/.triton and torchinductor_* in the temporary folder; they are made anew.",
@@ -106,9 +109,11 @@ RULES = (
     ),
     rule(
         "compile_failed",
-        r"torch\._inductor\.exc|torch\._dynamo\.exc|InductorError|BackendCompilerFailed|CppCompileError|LoweringException|"
+        r"torch\._inductor\.exc|torch\._dynamo\.exc|InductorError|BackendCompilerFailed|CppCompileError|"
+        r"LoweringException|"
         r"triton\.(?:runtime\.errors|compiler\.errors)|CompilationError|OutOfResources|PTXASError|"
-        r"Dynamo failed|torch\._dynamo|Internal Triton PTX codegen error|subprocess\.CalledProcessError[^\n]*(?:gcc|g\+\+|nvcc|ptxas|ninja)",
+        r"Dynamo failed|torch\._dynamo|Internal Triton PTX codegen error|"
+        r"subprocess\.CalledProcessError[^\n]*(?:gcc|g\+\+|nvcc|ptxas|ninja)",
         "Compiling the model for this machine failed.",
         "Start it with --enforce-eager, which compiles nothing (answers are slower); a newer vLLM may have it mended.",
         eager,
@@ -129,14 +134,16 @@ RULES = (
     ),
     rule(
         "spawn_needed",
-        r"Cannot re-initialize CUDA in forked subprocess|before the current process has finished its bootstrapping phase",
+        r"Cannot re-initialize CUDA in forked subprocess|"
+        r"before the current process has finished its bootstrapping phase",
         "vLLM's processes were started in a way that does not go together with CUDA.",
         "Set VLLM_WORKER_MULTIPROC_METHOD=spawn.",
         setting_env("VLLM_WORKER_MULTIPROC_METHOD", "spawn"),
     ),
     rule(
         "cpu_instructions",
-        r"(?:avx|AVX|amx|AMX)\S*[^\n]*(?:not supported|required|unsupported)|Unsupported CPU|CPU backend[^\n]*(?:requires|only supports)",
+        r"(?:avx|AVX|amx|AMX)\S*[^\n]*(?:not supported|required|unsupported)|Unsupported CPU|"
+        r"CPU backend[^\n]*(?:requires|only supports)",
         "The processor lacks instructions that this vLLM build uses.",
         "Install a vLLM CPU build for this processor (vLLM's own needs AVX-512).",
     ),
@@ -153,12 +160,14 @@ RULES = (
         "The library for structured output did not work.",
         "Leave the choice to vLLM: no --structured-outputs-config.",
         removing("structured-outputs-config", "guided-decoding-backend"),
+        when=is_complaint,
     ),
     rule(
         "kv_connector",
         r"kv[_-]connector|KV connector|NixlConnector|LMCache|[Nn]ixl|kv-transfer-config|Mooncake",
         "The connector that passes the KV cache on did not start.",
         "Check --kv-transfer-config and whether its package is installed, or start it without.",
-        both(removing("kv-transfer-config", "kv-offloading-size")),
+        removing("kv-transfer-config", "kv-offloading-size"),
+        when=is_complaint,
     ),
 )
