@@ -193,7 +193,7 @@ def _unknown(raised: Raised) -> Diagnosis:
         title="vLLM ended with an error that this app does not know.",
         evidence=_evidence(raised, raised.line),
         line=raised.line.number,
-        remedy="Read the line below and the log around it; searching vLLM's issues for that line usually helps.",
+        remedy="Read the line above and the log around it; searching vLLM's issues for that line usually helps.",
         known=False,
     )
 

@@ -209,7 +209,7 @@ def nearest_choice(key: str) -> Offer:
 
     def offer(clues: Clues) -> Iterable[Fix]:
         choices = split_choices(str(clues.facts.get("choices", "")))
-        close = difflib.get_close_matches(str(clues.facts.get("value", "")), choices, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(str(clues.facts.get("value", "")), choices, n=1, cutoff=0.7)
         if close:
             yield with_option(key, close[0])
         yield without_option(key)
@@ -239,16 +239,18 @@ def _named_flag(clues: Clues) -> str | None:
 
 def unknown_flags(clues: Clues) -> Iterable[Fix]:
     """For each flag that vLLM does not have the one that is spelled most like it; else leaving it out."""
-    keys = [flags.normalise(word) for word in re.findall(r"(?<!\S)--([\w.-]+)", str(clues.facts.get("arguments", "")))]
-    for key in dict.fromkeys(keys):
+    given = re.findall(r"(?<!\S)--([\w.-]+)(?:[= ](?!-)(\S+))?", str(clues.facts.get("arguments", "")))
+    values = {flags.normalise(word): value or True for word, value in given}
+    keys = list(values)
+    for key in keys:
         near = flags.nearest(key)
-        if near and near != key and key in clues.options:
-            change: Mapping[str, object] = {key: None, near: clues.options[key]}
+        if near and near != key:
+            change: Mapping[str, object] = {key: None, near: clues.options.get(key, values[key])}
             shown = f"--{near} instead of --{key}"
             yield Fix(f"{near} for {key}", f"Start with {shown}", change, words="instead",
                       facts={"change": f"--{near}", "before": f"--{key}"})  # fmt: skip
     if keys:
-        shown = " ".join(f"--{key}" for key in dict.fromkeys(keys))
+        shown = " ".join(f"--{key}" for key in keys)
         yield Fix(
             f"no {shown}", f"Start without {shown}", dict.fromkeys(keys), words="without", facts={"change": shown}
         )
@@ -272,15 +274,15 @@ def lora_rank(clues: Clues) -> Iterable[Fix]:
 
 def other_sources(clues: Clues) -> Iterable[Fix]:
     """ModelScope, a mirror, or the hub itself: those that were not tried."""
-    if clues.env.get("VLLM_USE_MODELSCOPE", "").lower() not in ("1", "true"):
+    if clues.env.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
+        yield from from_hugging_face(clues)
+    else:
         yield Fix(
             "modelscope",
             "Download from ModelScope",
             env={"VLLM_USE_MODELSCOPE": "True"},
             words="modelscope",
         )
-    else:
-        yield Fix("hub", "Download from Hugging Face", env={"VLLM_USE_MODELSCOPE": "False"}, words="hub")
     endpoint = clues.env.get("HF_ENDPOINT", "").rstrip("/")
     if endpoint != MIRROR:
         yield Fix(
@@ -292,6 +294,11 @@ def other_sources(clues: Clues) -> Iterable[Fix]:
         )
     if endpoint and endpoint != HUB:
         yield Fix("hub-itself", f"Download from {HUB}", env={"HF_ENDPOINT": HUB}, words="from", facts={"change": HUB})
+
+
+def from_hugging_face(clues: Clues) -> Iterable[Fix]:
+    """The hub in place of ModelScope."""
+    yield Fix("hub", "Download from Hugging Face", env={"VLLM_USE_MODELSCOPE": "False"}, words="hub")
 
 
 def hub_token(clues: Clues) -> Iterable[Fix]:

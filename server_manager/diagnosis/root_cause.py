@@ -43,7 +43,7 @@ def candidates(story: Story, *, served: bool) -> list[Chain]:
     ]
     fatal = [chain for chain in chains if chain[0].of_engine and _FATAL_HEAD.search(chain[0].head)]
     engine = fatal or [chain for chain in chains if chain[0].of_engine]
-    if served and not engine and story.crash is None:
+    if served and not engine and story.crash is None and story.ready is not None:
         return []  # a request that failed, not the server
     others = [chain for chain in reversed(chains) if chain not in engine]
     if others and not served:

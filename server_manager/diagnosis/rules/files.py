@@ -6,7 +6,6 @@ import re
 
 from server_manager.diagnosis.fixes import (
     ask_env,
-    both,
     lora_rank,
     other_sources,
     removing,
@@ -86,6 +85,13 @@ RULES = (
         r"(?:JSONDecodeError|json\.decoder)[\s\S]*?(?:Expecting|Extra data|Invalid|Unterminated)",
         "A JSON file of the model is broken.",
         "Download the model's config files again.",
+    ),
+    rule(
+        "config_contradicts",
+        r"StrictDataclass\w*Error[^\n]*\n\s*(?:\w+: )?(?P<problem>[^\n]+)",
+        "The model's config.json contradicts itself: {problem}",
+        "Take the config.json that belongs to the weights; --hf-overrides may have changed it.",
+        removing("hf-overrides"),
     ),
     rule(
         "no_weights",
@@ -208,14 +214,5 @@ RULES = (
         "Adapters (LoRA) are given, and --enable-lora is missing.",
         "Add --enable-lora.",
         setting("enable-lora", True),
-    ),
-    rule(
-        "file_permission",
-        r"(?:PermissionError: )?\[Errno 13\] Permission denied: '(?P<path>[^']+)'|"
-        r"\[Errno 30\] Read-only file system(?:: '(?P<folder>[^']+)')?",
-        "vLLM may not read or write {path}.",
-        "Give this user the file or folder (`ls -l` shows whose it is).",
-        both(),
-        defaults={"path": "a file that it needs"},
     ),
 )

@@ -74,7 +74,7 @@ RULES = (
         r"enabled) (?:together|with)|"
         r"requires --[\w-]+|Use one or the other",
         "Two flags do not go together, or one needs another.",
-        "The line below names them: remove one, or add the one that is missing.",
+        "The line above names them: remove one, or add the one that is missing.",
         when=lambda clues: ("--" in clues.text or "mutually" in clues.text) and "tool-call-parser" not in clues.text,
     ),
     rule(
@@ -118,6 +118,13 @@ RULES = (
         "Check the file of --config: YAML, with the flags' names as keys.",
     ),
     rule(
+        "config_file",
+        r"^(?:FileNotFoundError|IsADirectoryError|PermissionError)",
+        "The configuration file cannot be read.",
+        "Check the file of --config: YAML, with the flags' names as keys.",
+        when=lambda clues: clues.passed_through("load_config_file"),
+    ),
+    rule(
         "model_not_first",
         r"`model` should be provided as the first positional argument",
         "The model is given with --model, where `vllm serve` wants it as the first word.",
@@ -150,6 +157,6 @@ RULES = (
         r"Unexpected keyword argument[^\[\n]*|"
         r"Extra inputs are not permitted[^\[\n]*|Field required[^\[\n]*)",
         "A setting has a value that vLLM does not take: {problem}",
-        "The line below names it; correct the flag, or leave it out.",
+        "The line above names it; correct the flag, or leave it out.",
     ),
 )

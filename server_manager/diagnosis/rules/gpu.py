@@ -134,7 +134,7 @@ RULES = (
     ),
     rule(
         "illegal_memory_access",
-        r"illegal memory access|misaligned address|device-side assert|illegal instruction was encountered|"
+        r"illegal memory access|misaligned address|device-side assert triggered|illegal instruction was encountered|"
         r"cudaErrorIllegalAddress|cudaErrorAssert|an illegal instruction|warp illegal|unspecified launch failure|"
         r"cudaErrorLaunchFailure|misaligned",
         "A GPU kernel read or wrote where it must not: a fault in vLLM or a library, or flags that do not go together.",
@@ -184,12 +184,6 @@ RULES = (
         "On this CPU the model cannot be split: it has too few NUMA nodes for {workers} workers.",
         "Use --tensor-parallel-size 1 on a CPU.",
         one_gpu,
-    ),
-    rule(
-        "nccl_shared_memory",
-        r"(?:ncclSystemError|NCCL)[\s\S]*?(?:shared memory|/dev/shm|No space left)",
-        "The GPUs could not talk to each other: the shared memory /dev/shm is too small.",
-        "In a container give it more: --ipc=host or --shm-size=8g.",
     ),
     rule(
         "nccl",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from server_manager.diagnosis.fixes import both, hub_token, other_sources, removing, setting_env
+from server_manager.diagnosis.fixes import both, from_hugging_face, hub_token, other_sources, removing, setting_env
 from server_manager.diagnosis.rule import Clues, rule
 
 _REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
@@ -16,7 +16,7 @@ def _repo(clues: Clues) -> dict[str, object]:
     if "repo" in clues.facts:
         return {}
     found = _IN_URL.search(clues.message)
-    return {"repo": found["repo"] if found else clues.options.get("model", "the model")}
+    return {"repo": found["repo"].rstrip(".") if found else clues.options.get("model", "the model")}
 
 
 def _is_offline(clues: Clues) -> bool:
@@ -153,6 +153,6 @@ RULES = (
         r"[Uu]s(?:e|ing) (?:vLLM with )?ModelScope[^\n]*|No module named 'modelscope'|install modelscope",
         "The model is to come from ModelScope, and the Python package modelscope is not installed.",
         "Install it beside vLLM (`pip install modelscope`), or take the model from Hugging Face.",
-        other_sources,
+        from_hugging_face,
     ),
 )

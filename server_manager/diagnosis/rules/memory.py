@@ -170,7 +170,7 @@ RULES = (
         "oom_others",
         _OOM,
         "The GPU ran out of memory, and another process holds {others} of its {total} GiB.",
-        "Stop the other process (its number stands in the line below), or ask for less with --gpu-memory-utilization.",
+        "Stop the other process (its number stands in the line above), or ask for less with --gpu-memory-utilization.",
         when=_held_by_others,
         more=_oom_facts,
     ),
@@ -231,6 +231,13 @@ RULES = (
         "(--tensor-parallel-size).",
         _lower_utilization,
         more=_oom_facts,
+    ),
+    rule(
+        "weights_are_pointers",  # the first eight bytes of a safetensors file are a length; those of a text are huge
+        r"^MemoryError",
+        "A weight file is not what its name says: often a Git LFS pointer of some bytes in place of the weights.",
+        "Download the model again (`hf download`, or `git lfs pull` in the folder).",
+        when=lambda clues: clues.passed_through("parse_safetensors_file_metadata", "safetensors_weights_iterator"),
     ),
     rule(
         "host_out_of_memory",

@@ -209,7 +209,7 @@ RULES = (
         r"Non-MoE models do not support|"
         r"nnodes|decode-context-parallel|[Ee]xpert parallelism|EPLB|enable_expert_parallel|--node-rank",
         "The flags for several GPUs or machines do not go together.",
-        "Correct them (the line below says which); for a model that fits one machine --tensor-parallel-size "
+        "Correct them (the line above says which); for a model that fits one machine --tensor-parallel-size "
         "alone does.",
         removing("data-parallel-size", "data-parallel-size-local", "enable-expert-parallel", "nnodes", "node-rank"),
         when=is_complaint,

@@ -80,6 +80,13 @@ RULES = (
         more=_package,
     ),
     rule(
+        "user_unknown",
+        r"getpwuid\(\): uid not found: (?P<uid>\d+)",
+        "This user (uid {uid}) has no name on this system, as happens in containers.",
+        "Set USER and HOME (and TORCHINDUCTOR_CACHE_DIR) for vLLM.",
+        setting_env("USER", "vllm"),
+    ),
+    rule(
         "compiler_missing",
         r"Failed to find C compiler|InvalidCxxCompiler|No working C\+\+ compiler found|"
         r"No such file or directory: '(?P<compiler>(?:/\S*/)?(?:g\+\+|gcc|cc|c\+\+|clang\S*|nvcc))'|"
@@ -148,11 +155,12 @@ RULES = (
         "Install a vLLM CPU build for this processor (vLLM's own needs AVX-512).",
     ),
     rule(
-        "user_unknown",
-        r"getpwuid\(\): uid not found: (?P<uid>\d+)",
-        "This user (uid {uid}) has no name on this system, as happens in containers.",
-        "Set USER and HOME (and TORCHINDUCTOR_CACHE_DIR) for vLLM.",
-        setting_env("USER", "vllm"),
+        "file_permission",
+        r"(?:PermissionError: )?\[Errno 13\] Permission denied: '(?P<path>[^']+)'|"
+        r"\[Errno 30\] Read-only file system(?:: '(?P<folder>[^']+)')?",
+        "vLLM may not read or write {path}.",
+        "Give this user the file or folder (`ls -l` shows whose it is).",
+        defaults={"path": "a file that it needs"},
     ),
     rule(
         "structured_outputs",
