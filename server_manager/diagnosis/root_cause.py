@@ -30,17 +30,19 @@ _FATAL_HEAD = re.compile(
     r"failed to start|hit an exception|encountered a fatal error|EngineCore hit|Error executing method|"
     r"Exception in worker|WorkerProc|Engine process failed"
 )
+_MOST_CHAINS = 400
 
 
 def candidates(story: Story, *, served: bool) -> list[Chain]:
     """The chains that may hold the cause, the likeliest first; wrappers are left out."""
     begin = story.ready.number if served and story.ready else 0
     end = story.stop.number if served and story.stop else None
-    chains = [
-        bare
-        for chain in story.chains
-        if chain[0].line.number > begin and (end is None or chain[0].line.number < end) and (bare := _bare(chain))
+    within = [
+        chain for chain in story.chains if chain[0].line.number > begin and (end is None or chain[0].line.number < end)
     ]
+    if len(within) > _MOST_CHAINS:  # of a log full of errors: where they begin and where it ends
+        within = [*within[: _MOST_CHAINS // 2], *within[-_MOST_CHAINS // 2 :]]
+    chains = [bare for chain in within if (bare := _bare(chain))]
     fatal = [chain for chain in chains if chain[0].of_engine and _FATAL_HEAD.search(chain[0].head)]
     engine = fatal or [chain for chain in chains if chain[0].of_engine]
     if served and not engine and story.crash is None and story.ready is not None:

@@ -11,7 +11,7 @@ from server_manager.diagnosis.exceptions import Chain, ExceptionReader
 from server_manager.diagnosis.log_lines import LogLine, parse_line
 from server_manager.start_phase import phase_of
 
-_RUN_BEGINS = re.compile(r"(?:█|vLLM API server)\s+version \d|^usage: (?:vllm|\S+\.py)\b")
+_RUN_BEGINS = re.compile(r"(?:█|vLLM API server)\s+version \d|(?:^|\s)usage: (?:vllm|\S+\.py)\b")
 # "vllm serve: error: …"; run as a module, as we do, argparse calls it by its file, "main.py serve: error: …".
 _COMPLAINT = re.compile(r"^(?:vllm|\S+\.py)(?: [\w-]+)*: error: (.+)$")
 _READY = re.compile(r"Application startup complete\.|Uvicorn running on ")
@@ -32,12 +32,19 @@ _ENDED = re.compile(
     r"Xid|Failed: (?:Cuda|NCCL) error"
 )
 """Lines that may tell of an end which no exception tells of. Looked at only where something did end."""
-_HINT = re.compile(
-    r"Traceback|Error|Exception|Interrupt|Exit\b|NotFound|OutOfResources|validation error|: error: |During handling|"
-    r"version \d|^usage: |Application startup|Uvicorn running|hutting down|shutdown triggered|Received S|"
-    r"non-default args"
-    r"|" + "|".join((_CRASH.pattern, _ENDED.pattern))
-)
+_NOTABLE = (
+    "version ", "usage: ", ": error: ", "Application startup", "Uvicorn running", "shutdown triggered", "hutting down",
+    "Received ", "non-default args", "EngineDeadError", "EngineCore encountered", "unexpectedly", "fatal signal",
+    "has errored", "already dead", "Killed", "Terminated", "Bus error", "egmentation fault", "Segfault", "Aborted",
+    "llegal instruction", "terminate called", "bad_alloc", "Fatal Python", "core dumped", "oom-kill", "not found",
+    "No module named", "exec format", "initialization failed", "Failed core proc", "out of memory", "CUDA error",
+    "cudaError", "what():", "Xid", "Failed: ",
+)  # fmt: skip
+"""Words of which one is in every line that ``_note`` knows: looking for them is faster than the patterns."""
+_RAISED = ("Error", "Traceback", "Exception", "Interrupt", "Exit", "NotFound", "OutOfResources", "During handling")
+"""The same for lines that may belong to an exception. ("validation error" comes in a line with "Error".)"""
+_MOST_CHARS = 1_000
+"""Of a line that are looked at: vLLM may print whole prompts."""
 _NON_DEFAULT = re.compile(r"non-default args: (\{.*\})")
 _ACCESS = ("INFO:     ", "INFO: ")
 
@@ -95,15 +102,18 @@ def read_stories(lines: Sequence[str]) -> list[Story]:
     stories = [Story(lines)]
     reader = ExceptionReader()
     for index, raw in enumerate(lines):
-        if not reader.wants_all and not _HINT.search(raw):
+        head = raw if len(raw) <= _MOST_CHARS else raw[:_MOST_CHARS]
+        notable = any(word in head for word in _NOTABLE)
+        if not (notable or reader.wants_all or any(word in head for word in _RAISED)):
             continue
         for line in parse_line(raw, index + 1):
             story = stories[-1]
-            if _RUN_BEGINS.search(line.text) and (story.ready or story.chains or reader.chains or story.complaint):
+            if notable and _RUN_BEGINS.search(head) and (story.ready or reader.chains or story.complaint):
                 _close(story, reader, index)
                 story, reader = Story(lines, index), ExceptionReader()
                 stories.append(story)
-            _note(story, line)
+            if notable:
+                _note(story, line)
             reader.take(line)
     _close(stories[-1], reader, len(lines))
     return stories
@@ -115,7 +125,7 @@ def _close(story: Story, reader: ExceptionReader, end: int) -> None:
 
 
 def _note(story: Story, line: LogLine) -> None:
-    text = line.text
+    text = line.text[:_MOST_CHARS]
     if _COMPLAINT.match(text):
         story.complaint = story.complaint or line
     elif _READY.search(text):
@@ -127,7 +137,7 @@ def _note(story: Story, line: LogLine) -> None:
         story.strays.append(line)
     elif _ENDED.search(text) and not text.startswith((*_ACCESS, " ")):
         story.strays.append(line)
-    elif match := _NON_DEFAULT.search(text):
+    elif match := _NON_DEFAULT.search(line.text):
         story.arguments = _arguments(match[1])
 
 

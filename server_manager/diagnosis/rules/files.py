@@ -65,7 +65,7 @@ RULES = (
         "hub_unreachable_for_config",
         r"Invalid repository ID or local directory specified: '(?P<repo>[^']+)'",
         "The config of {repo} could not be read: the model's source cannot be reached from here.",
-        "Check the network (a proxy?), or take another source: a mirror of Hugging Face, ModelScope, or a folder.",
+        "Check the network and the proxy, or take another source: a mirror of Hugging Face, ModelScope, or a folder.",
         other_sources,
         when=lambda clues: clues.story.last_match(_UNREACHABLE) is not None,
     ),

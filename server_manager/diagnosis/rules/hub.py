@@ -84,7 +84,7 @@ RULES = (
         r"https?://|hub|Hub|"
         r"resolve|resolution|Network is unreachable|Connection refused|timed out|certificate|handshake)",
         "The model could not be downloaded: its source cannot be reached from here.",
-        "Check the network (a proxy?), or take another source: a mirror of Hugging Face, ModelScope, or a folder.",
+        "Check the network and the proxy, or take another source: a mirror of Hugging Face, ModelScope, or a folder.",
         other_sources,
         when=lambda clues: not _is_offline(clues),
     ),
@@ -95,7 +95,7 @@ RULES = (
         r"Proxy|Write|Pool)?"
         r"(?:Error|Timeout|ConnectionError|ConnectTimeout|SSLError|ClientConnectorError)",
         "The model could not be downloaded: its source cannot be reached from here.",
-        "Check the network (a proxy?), or take another source: a mirror of Hugging Face, ModelScope, or a folder.",
+        "Check the network and the proxy, or take another source: a mirror of Hugging Face, ModelScope, or a folder.",
         other_sources,
     ),
     rule(
