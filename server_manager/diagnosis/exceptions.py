@@ -30,7 +30,7 @@ _BEGINS_ANEW = re.compile(
 """Raw lines that cannot belong to the message of an exception."""
 _ASIDE = re.compile(
     r"^(?:Exception ignored in|Exception in ASGI application|--- Logging error|Error in atexit|Exception in thread|"
-    r"Task exception was never retrieved|Future exception was never retrieved|Error in sys\.excepthook)"
+    r"future: <|Task exception was never retrieved|Future exception was never retrieved|Error in sys\.excepthook)"
 )
 """What stands before tracebacks that end nothing."""
 _MOST_MESSAGE_LINES = 24
@@ -149,8 +149,7 @@ class ExceptionReader:
     def _in_message(self, line: LogLine, key: tuple[str, bool], block: _Block) -> None:
         assert block.raised is not None
         is_other = line.source != block.source or bool(_BEGINS_ANEW.match(line.text))
-        if not is_other and _LOOKS_RAISED.match(line.text) and not line.level and not _is_indented(line.text):
-            is_other = True
+        is_other = is_other or bool(_LOOKS_RAISED.match(line.text))
         if is_other or len(block.raised.lines) >= _MOST_MESSAGE_LINES:
             self._close(key)
             self._outside(line, key)

@@ -41,8 +41,11 @@ _NOTABLE = (
     "cudaError", "what():", "Xid", "Failed: ",
 )  # fmt: skip
 """Words of which one is in every line that ``_note`` knows: looking for them is faster than the patterns."""
-_RAISED = ("Error", "Traceback", "Exception", "Interrupt", "Exit", "NotFound", "OutOfResources", "During handling")
-"""The same for lines that may belong to an exception. ("validation error" comes in a line with "Error".)"""
+_RAISED = (
+    "Error", "Traceback", "xception", "Interrupt", "Exit", "NotFound", "OutOfResources", "failed to start",
+    "hit an exception", "fatal error", "Logging error", "WorkerProc",
+)  # fmt: skip
+"""The same for lines that may belong to an exception, or be what is logged right before one."""
 _MOST_CHARS = 1_000
 """Of a line that are looked at: vLLM may print whole prompts."""
 _NON_DEFAULT = re.compile(r"non-default args: (\{.*\})")

@@ -39,7 +39,11 @@ export function select(name) {
 export function showServer(name) {
   for (const tab of document.querySelectorAll('#deck-tabs > .tab-wrapper button[role="tab"]'))
     if (tab.textContent.trim() === t("tab_servers")) tab.click();
-  if (name) select(name);
+  if (!name) return;
+  select(name);
+  // Once the tab is shown and drawn.
+  requestAnimationFrame(() => requestAnimationFrame(() =>
+    document.querySelector(`#server-list [data-server="${CSS.escape(name)}"]`)?.scrollIntoView({ block: "start", behavior: "smooth" })));
 }
 
 function facts(s) {
