@@ -279,7 +279,7 @@ def test_failed_start_says_why_and_gives_the_message_back(app: DeckApp, open_pag
     app.place.add_model("broken", ready_after=1, exit_code=1)
     page = open_page(app, model="broken")
     page.send("My long message")
-    expect(page.status).to_contain_text("broken did not start.")
+    expect(page.status).to_contain_text("was killed from outside while it was loading")
     expect(page.text).to_have_value("My long message")
     expect(page.questions).to_have_count(0)
     expect(page.chip).to_have_text("failed")

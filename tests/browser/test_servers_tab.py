@@ -116,7 +116,7 @@ def test_failure_is_explained(app: DeckApp, open_page: OpenPage) -> None:
     card = page.server("failing")
     expect(card.locator(".chip")).to_have_text("failed")
     expect(card.get_by_role("alert")).to_contain_text(re.compile(r"Failed to start after \d+ s"))
-    expect(card.get_by_role("alert")).to_contain_text("vLLM ended before it served.")
+    expect(card.get_by_role("alert")).to_contain_text("was killed from outside while it was loading")
     expect(card.get_by_role("button", name="Start")).to_be_visible()
     expect(page.page.locator("#server-log pre")).to_contain_text("Traceback")
 
