@@ -8,7 +8,7 @@ from dataclasses import replace
 from string import Formatter
 
 from server_manager.diagnosis.exceptions import Chain, Raised
-from server_manager.diagnosis.log_lines import LogLine
+from server_manager.diagnosis.log_lines import LogLine, parse_line
 from server_manager.diagnosis.report import Diagnosis, Fix
 from server_manager.diagnosis.root_cause import WRAPPER, candidates, first_exception
 from server_manager.diagnosis.rule import Clues, Rule, facts_of
@@ -17,6 +17,7 @@ from server_manager.diagnosis.story import Story, read_stories
 
 _MAX_EVIDENCE_CHARS = 600
 _MAX_FACT_CHARS = 300
+_MOST_COMPLAINT_LINES = 4
 _SIGNALS = {
     2: "SIGINT",
     15: "SIGTERM",
@@ -63,7 +64,8 @@ def _explain(
 ) -> Diagnosis | None:
     clues = Clues({}, story, story.arguments if options is None else options, env or {}, served=served)
     if story.complaint is not None and not served:
-        return _by_rules([[_as_raised(story.complaint)]], clues) or _unknown(_as_raised(story.complaint))
+        complaint = _complaint(story, story.complaint)
+        return _by_rules([[complaint]], clues) or _unknown(complaint)
     if served and not _crashed(story, returncode):
         return _stopped_by_others(story) if story.stop is not None and returncode is not None else None
     chains = candidates(story, served=served)
@@ -183,8 +185,14 @@ def _evidence(raised: Raised | None, line: LogLine | None) -> str:
     return text if len(text) <= _MAX_EVIDENCE_CHARS else text[: _MAX_EVIDENCE_CHARS - 1] + "…"
 
 
-def _as_raised(line: LogLine) -> Raised:
-    return Raised(line, line.text, [line])
+def _complaint(story: Story, line: LogLine) -> Raised:
+    """What the command line's parser says; of a value that pydantic checks the mistake follows on the next lines."""
+    following = [
+        more
+        for index in range(line.number, min(line.number + _MOST_COMPLAINT_LINES, story.end))
+        for more in parse_line(story.lines[index], index + 1)
+    ]
+    return Raised(line, line.text, [line, *following])
 
 
 def _unknown(raised: Raised) -> Diagnosis:

@@ -35,7 +35,7 @@ RULES = (
         "path_missing",
         r"Repo id must (?:be in the form|use alphanumeric)[\s\S]*?'(?P<folder>[/.~][^']*)'",
         "There is no folder {folder}.",
-        "Correct the model's path, or put the files there.",
+        "Correct the path, or put the files there.",
     ),
     rule(
         "bad_repo_name",

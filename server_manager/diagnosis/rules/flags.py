@@ -48,6 +48,14 @@ RULES = (
     ),
     rule(
         "bad_value",
+        r"error: argument (?P<flag>[^:]+): \d+ validation errors? for \w+\n(?P<problem>[\w.]+\n\s*[^\[\n]+)",
+        "The value of {flag} is wrong: {problem}",
+        "Correct the value, or leave the flag out.",
+        argument_removed,
+        more=lambda clues: {"problem": ": ".join(str(clues.facts["problem"]).split("\n  ")).strip()},
+    ),
+    rule(
+        "bad_value",
         r"error: argument (?P<flag>[^:]+): (?P<problem>(?:invalid|Invalid) [^\n]*|"
         r"Value [^\n]* cannot be converted[^\n]*|"
         r"Port must be[^\n]*|[^\n]*Decimals are not allowed[^\n]*|expected [^\n]*|ValueError[^\n]*|[^\n]*JSON[^\n]*)",

@@ -87,6 +87,12 @@ RULES = (
         setting_env("USER", "vllm"),
     ),
     rule(
+        "lscpu_missing",
+        r"Command 'lscpu|No such file or directory: 'lscpu'",
+        "vLLM asks the program lscpu for the processor's cores, and it is missing.",
+        "Install it (Debian and Ubuntu: `apt install util-linux`), or add its folder to PATH.",
+    ),
+    rule(
         "compiler_missing",
         r"Failed to find C compiler|InvalidCxxCompiler|No working C\+\+ compiler found|"
         r"No such file or directory: '(?P<compiler>(?:/\S*/)?(?:g\+\+|gcc|cc|c\+\+|clang\S*|nvcc))'|"
