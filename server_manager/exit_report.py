@@ -28,24 +28,26 @@ def report_end(error: ServerManagerError, *, served: bool, record: HandleRecord 
         return replace(report, diagnosis=diagnose_refusal(error))
     report = replace(report, log_tail=tuple(tail(Path(record.log_path), _LOG_TAIL_LINES)))
     if isinstance(error, StartStalled):
-        return replace(report, cause=ExitCause.STALLED)
+        # vLLM's API server may hang when its engine has failed.
+        found = _diagnose(record, served=False, returncode=None)
+        return replace(report, cause=ExitCause.STALLED, diagnosis=found)
     report = replace(report, cause=ExitCause.CRASHED if served else ExitCause.FAILED_TO_START)
     if not isinstance(error, StartError):
         return report
-    found = _diagnose(record, error, served=served)
+    returncode = error.facts.get("returncode")
+    # One that still shuts down after its engine died has none yet; that it ends unasked is known all the same.
+    found = _diagnose(record, served=served, returncode=returncode if isinstance(returncode, int) else 0)
     if found is None:
         return report
     said = found.title if found.known or not found.evidence else found.evidence
     return replace(report, message=f"{error.message} {said}", next_step=found.remedy, diagnosis=found)
 
 
-def _diagnose(record: HandleRecord, error: StartError, *, served: bool) -> Diagnosis | None:
-    returncode = error.facts.get("returncode")
+def _diagnose(record: HandleRecord, *, served: bool, returncode: int | None) -> Diagnosis | None:
     try:
         return diagnose_file(
             Path(record.log_path),
-            # One that still shuts down after its engine died has none yet; that it ends unasked is known all the same.
-            returncode=returncode if isinstance(returncode, int) else 0,
+            returncode=returncode,
             served=served,
             options=_options(record.argv),
             env={**os.environ, **record.env},

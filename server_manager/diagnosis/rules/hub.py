@@ -27,6 +27,14 @@ def _is_offline(clues: Clues) -> bool:
     )
 
 
+def _is_unreachable(clues: Clues) -> bool:
+    """Whether nobody answered: Transformers says the same where the hub refuses or has an error of its own."""
+    return not _is_offline(clues) and not clues.chain_says(_ANSWERED)
+
+
+_ANSWERED = (
+    r"40[13] (?:Client Error|Forbidden|Unauthorized)|429 (?:Client Error|Too Many)|50\d Server Error|error '5\d\d "
+)
 _OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _OFFLINE = (
     "The model is not (fully) on this machine, and downloading is switched off (HF_HUB_OFFLINE).",
@@ -86,9 +94,9 @@ RULES = (
         "The model could not be downloaded: its source cannot be reached from here.",
         "Check the network and the proxy, or take another source: a mirror of Hugging Face, ModelScope, or a folder.",
         other_sources,
-        when=lambda clues: not _is_offline(clues),
+        when=_is_unreachable,
     ),
-    rule("hub_offline", r"We couldn't connect to '(?P<url>[^']+)'", *_OFFLINE),
+    rule("hub_offline", r"We couldn't connect to '(?P<url>[^']+)'", *_OFFLINE, when=_is_offline),
     rule(
         "hub_unreachable",
         r"^(?:httpx2?|httpcore2?|requests\.exceptions|urllib3\.exceptions|aiohttp(?:\.\w+)*)\.(?:Connect|Read|"
@@ -100,7 +108,8 @@ RULES = (
     ),
     rule(
         "hub_server_error",
-        r"50[0234] Server Error|Internal Server Error for url|Bad Gateway for url|Service Unavailable for url|"
+        r"50[0234] Server Error|error '5\d\d [^\n]* for url|Internal Server Error for url|"
+        r"Bad Gateway for url|Service Unavailable for url|"
         r"Gateway Time-?out for url",
         "The hub answered with an error of its own.",
         "Try again in some minutes, or take another source.",
