@@ -36,7 +36,8 @@ _MOST_CHAINS = 400
 def candidates(story: Story, *, served: bool) -> list[Chain]:
     """The chains that may hold the cause, the likeliest first; wrappers are left out."""
     begin = story.ready.number if served and story.ready else 0
-    end = story.stop.number if served and story.stop else None
+    asked_first = story.stop is not None and (story.crash is None or story.stop.number < story.crash.number)
+    end = story.stop.number if served and story.stop is not None and asked_first else None
     within = [
         chain for chain in story.chains if chain[0].line.number > begin and (end is None or chain[0].line.number < end)
     ]

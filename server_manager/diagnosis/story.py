@@ -138,7 +138,7 @@ def _note(story: Story, line: LogLine) -> None:
     elif _CRASH.search(text):
         story.crash = story.crash or line
         story.strays.append(line)
-    elif _ENDED.search(text) and not text.startswith((*_ACCESS, " ")):
+    elif (not line.level or line.is_error) and not text.startswith((*_ACCESS, " ")) and _ENDED.search(text):
         story.strays.append(line)
     elif match := _NON_DEFAULT.search(line.text):
         story.arguments = _arguments(match[1])

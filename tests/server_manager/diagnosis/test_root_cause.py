@@ -153,3 +153,24 @@ def test_options_of_the_caller_go_before_those_of_the_log() -> None:
 def _labels(found: Diagnosis | None) -> list[str]:
     assert found is not None
     return [fix.label for fix in found.fixes]
+
+
+READY = "INFO:     Application startup complete."
+STOP = "(APIServer pid=1) INFO 11-22 10:45:48 [launcher.py:254] [shutdown] API server: shutdown triggered"
+DEAD = "(APIServer pid=1) ERROR 11-22 10:45:48 [async_llm.py:906] EngineDeadError: EngineCore encountered an issue."
+
+
+def test_what_follows_from_a_stop_is_no_crash() -> None:
+    assert diagnose([READY, STOP, *engine("FooError: torn down"), DEAD]) is None
+
+
+def test_a_crash_whose_reason_is_printed_after_the_shutdown_began() -> None:
+    assert evidence([READY, DEAD, STOP, *engine("FooError: the cause")]) == "FooError: the cause"
+
+
+def test_lines_that_only_warn_of_an_end_are_none() -> None:
+    warning = (
+        "(EngineCore pid=1) WARNING 11-22 10:00:00 [x.py:1] CUDA error: out of memory is likely, std::bad_alloc too"
+    )
+    assert diagnose([warning]) is None
+    assert diagnose([READY, warning]) is None
