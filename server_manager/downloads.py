@@ -28,19 +28,48 @@ def cached_file(
     )
 
 
+def download_folders(model: str, *, download_dir: str | None, env: Mapping[str, str] | None = None) -> tuple[Path, ...]:
+    """The folders into which vLLM downloads a hub's model, whether or not they are there; none for a local one.
+
+    ``download_dir`` is vLLM's ``--download-dir``, which it hands to the hub's package as its cache.
+    """
+    variables = {**os.environ, **(env or {})}
+    if is_local(model) or model.count("/") > 1 or ".." in model:
+        return ()
+    chosen = Path(download_dir).expanduser() if download_dir else None
+    if variables.get("VLLM_USE_MODELSCOPE", "").strip().lower() not in {"1", "true"}:
+        return ((chosen or _huggingface_cache(variables)) / f"models--{model.replace('/', '--')}",)
+    owner, _, name = model.rpartition("/")
+    plain = name.replace(".", "___")
+    # Some of vLLM's ways of loading do not pass --download-dir on to ModelScope.
+    roots = (chosen or _modelscope_cache(variables), _modelscope_cache(variables))
+    bases = [root / base for root in roots for base in ("", "models", "hub", "hub/models")]
+    # Before 1.38 a file grows in `._____temp` and is moved when it is whole.
+    inside = (f"{owner}--{name}", f"{owner}/{plain}", f"._____temp/{owner}/{name}", f"._____temp/{owner}/{plain}")
+    return tuple(dict.fromkeys(base / path for base in bases for path in inside))
+
+
 def _huggingface_file(model: str, filename: str, revision: str | None, env: Mapping[str, str]) -> Path | None:
     # The package takes 0.3 s to import, and a page without downloaded models can do without it.
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
     from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 
-    # The package has read these variables when it was imported; the model's own may differ.
-    home = env.get("HF_HOME") or os.path.join(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    cache = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
     try:
-        found = try_to_load_from_cache(model, filename, cache_dir=Path(cache).expanduser(), revision=revision)
+        found = try_to_load_from_cache(model, filename, cache_dir=_huggingface_cache(env), revision=revision)
     except (HFValidationError, OSError):
         return None
     return Path(found) if isinstance(found, str) else None
+
+
+def _huggingface_cache(env: Mapping[str, str]) -> Path:
+    """The package has read these variables when it was imported; the model's own may differ."""
+    home = env.get("HF_HOME") or os.path.join(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    cache = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    return Path(cache).expanduser()
+
+
+def _modelscope_cache(env: Mapping[str, str]) -> Path:
+    return Path(env.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
 
 
 def _modelscope_file(model: str, filename: str, revision: str | None, env: Mapping[str, str]) -> Path | None:
@@ -49,7 +78,7 @@ def _modelscope_file(model: str, filename: str, revision: str | None, env: Mappi
     Layouts as in ``modelscope_hub/_download.py``: ``models/ORG--NAME/snapshots/REVISION``, and before 1.38
     ``models/ORG/NAME`` with ``___`` for each dot of the name, each below the cache's root or ``hub/`` in it.
     """
-    root = Path(env.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
+    root = _modelscope_cache(env)
     owner, name = model.split("/")
     revisions = (revision,) if revision else ("master", "main")
     for base in (root / "models", root / "hub" / "models"):

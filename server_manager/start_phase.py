@@ -20,6 +20,8 @@ class StartPhase(StrEnum):
     CONFIG = "config"
     ENGINE = "engine"
     """vLLM starts its own processes; each imports PyTorch again."""
+    DOWNLOAD = "download"
+    """Of the weights, by vLLM's worker. vLLM logs nothing of it: see ``download_watch``."""
     WEIGHTS = "weights"
     COMPILE = "compile"
     KV_CACHE = "kv_cache"
@@ -41,8 +43,9 @@ _RULES: tuple[tuple[StartPhase, re.Pattern[str]], ...] = (
         StartPhase.WEIGHTS,
         re.compile(
             r"Starting to load model |Loading model from scratch|"
-            r"Loading (?:safetensors|pt) checkpoint shards:\s+\d+% Completed \| (?P<detail>\d+/\d+)|"
-            r"Loading weights took (?P<took>[\d.]+ s)"
+            r"Time spent downloading weights|Filesystem type for checkpoints|"
+            r"[Ll]oading [^:]+:\s+\d+% Completed \| (?P<detail>\d+/\d+)|"
+            r"Loading weights took (?P<took>[\d.]+ s)|Model loading took (?P<size>[\d.]+ GiB)"
         ),
     ),
     (
@@ -55,7 +58,7 @@ _RULES: tuple[tuple[StartPhase, re.Pattern[str]], ...] = (
     (
         StartPhase.KV_CACHE,
         re.compile(
-            r"Available KV cache memory: (?P<detail>[\d.]+ GiB)|"
+            r"Profiling CUDA graph memory: |Available KV cache memory: (?P<detail>[\d.]+ GiB)|"
             r"(?:CPU|GPU) KV cache size: (?P<tokens>[\d,]+ tokens)|(?:Explicitly|Auto) set \("
         ),
     ),
@@ -90,17 +93,54 @@ def phase_of(line: str) -> PhaseReached | None:
     return None
 
 
+_LOAD_BEGINS = re.compile(r"Starting to load model |Loading model from scratch")
+_COMPILES = re.compile(r"Initializing a V1 LLM engine .*enforce_eager=False(?!.*CompilationMode\.NONE)")
+_LOADED = re.compile(r"Model loading took [\d.]+ GiB")
+
+
 class StartProgress:
     """How far a start has come, from its log's lines. Never goes back: vLLM's processes log side by side."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_download: bool = False) -> None:
+        """``may_download``: the model is a hub's, so that loading may begin with a download."""
         self.reached = PhaseReached(StartPhase.IMPORT, "")
+        self.load_begun = False
+        """Whether the log says that loading begins: before a hub's model is read it may have to be downloaded."""
+        self._may_download = may_download
+        self._compiles = False
+
+    @property
+    def before_weights(self) -> bool:
+        """Whether nothing of the weights has been read yet, as far as the log tells."""
+        return self._rank(self.reached.phase) < self._rank(StartPhase.WEIGHTS)
 
     def take(self, lines: Iterable[str]) -> bool:
         """Takes further lines; whether they tell anything new."""
         before = self.reached
         for line in lines:
+            self._compiles = self._compiles or bool(_COMPILES.search(line))
             reached = phase_of(line)
-            if reached and ORDER.index(reached.phase) >= ORDER.index(self.reached.phase):
-                self.reached = reached
+            if reached is None:
+                continue
+            if _LOAD_BEGINS.search(line):
+                self.load_begun = True
+                if self._may_download:
+                    continue  # it is the first line about the weights themselves that ends the download
+            elif self._compiles and _LOADED.search(line):
+                # The profiling run that follows compiles; the first line about that comes 6 s later.
+                reached = PhaseReached(StartPhase.COMPILE, "")
+            self._advance(reached)
         return self.reached != before
+
+    def downloading(self, detail: str) -> None:
+        """Weights are being downloaded: counts only between the begin of loading and the first of the weights."""
+        if self.load_begun and self.before_weights:
+            self._advance(PhaseReached(StartPhase.DOWNLOAD, detail))
+
+    def _advance(self, reached: PhaseReached) -> None:
+        if self._rank(reached.phase) >= self._rank(self.reached.phase):
+            self.reached = reached
+
+    @staticmethod
+    def _rank(phase: StartPhase) -> int:
+        return ORDER.index(phase)

@@ -69,6 +69,9 @@ def test_nothing_new_is_said_to_be_nothing_new() -> None:
         ("(EngineCore pid=7) Capturing CUDA graphs (decode, FULL):  50%|##| 4/8 [00:01]", P.CUDA_GRAPHS, "4/8"),
         ("(Worker pid=7) INFO 11-22 10:09:42 [k.py:2] CPU KV cache size: 43,072 tokens", P.KV_CACHE, "43,072 tokens"),
         ("Available KV cache memory: 60.21 GiB", P.KV_CACHE, "60.21 GiB"),
+        ("Profiling CUDA graph memory: PIECEWISE=51 (largest=512)", P.KV_CACHE, ""),
+        ("(Worker_TP0 pid=7) Model loading took 14.29 GiB memory and 3.1 seconds", P.WEIGHTS, "14.29 GiB"),
+        ("Loading pt checkpoint shards: 100% Completed | 3/3 [00:01<00:00,  1.67s/it]", P.WEIGHTS, "3/3"),
     ],
 )  # fmt: skip
 def test_what_a_line_tells_besides(line: str, phase: StartPhase, detail: str) -> None:
@@ -82,3 +85,46 @@ def test_prefixes_of_both_versions_are_taken_off() -> None:
     assert strip_prefix("(APIServer pid=1) text") == "text"
     assert strip_prefix("text") == "text"
     assert phase_of("an ordinary line") is None
+
+
+INITIALIZING = (
+    "(EngineCore pid=2) INFO 11-22 10:30:20 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: "
+    "enforce_eager={}, compilation_config={{'mode': <CompilationMode.{}>"
+)
+
+
+@pytest.mark.parametrize(
+    ("eager", "mode", "expected"),
+    [("False", "VLLM_COMPILE: 3", P.COMPILE), ("True", "NONE: 0", P.WEIGHTS), ("False", "NONE: 0", P.WEIGHTS)],
+)
+def test_the_run_that_compiles_begins_when_the_weights_are_there(eager: str, mode: str, expected: StartPhase) -> None:
+    progress = StartProgress()
+    progress.take([INITIALIZING.format(eager, mode), "Model loading took 0.93 GiB and 2.022607 seconds"])
+    assert progress.reached.phase is expected
+
+
+def test_a_hubs_model_is_downloaded_before_its_weights_are_read() -> None:
+    progress = StartProgress(may_download=True)
+    progress.take(["Initializing a V1 LLM engine (v0.32.0)"])
+    progress.downloading("9 MB, 1 MB/s")
+    assert progress.reached.phase is P.ENGINE, "that was the tokenizer: loading has not begun"
+    progress.take(["(Worker pid=7) INFO 11-22 10:09:42 [m.py:1] Starting to load model Qwen/Qwen2-0.5B-Instruct..."])
+    assert progress.reached.phase is P.ENGINE, "not known yet whether its files are there"
+    progress.downloading("3.2 GB, 45 MB/s")
+    assert (progress.reached.phase, progress.reached.detail) == (P.DOWNLOAD, "3.2 GB, 45 MB/s")
+    assert progress.before_weights
+    progress.take(["Filesystem type for checkpoints: EXT4. Checkpoint size: 0.92 GiB. Available RAM: 123.30 GiB."])
+    assert progress.reached.phase is P.WEIGHTS
+    progress.downloading("4 GB, 1 MB/s")
+    assert progress.reached.phase is P.WEIGHTS, "never back"
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_a_hubs_model_whose_files_are_there_has_no_download(log: str) -> None:
+    progress = StartProgress(may_download=True)
+    seen = []
+    for line in lines_of(log):
+        progress.take([line])
+        seen.append(progress.reached.phase)
+    assert P.WEIGHTS in seen
+    assert P.DOWNLOAD not in seen
