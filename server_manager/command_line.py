@@ -24,6 +24,7 @@ from server_manager.settings import (
     default_state_dir,
     default_vllm_command,
 )
+from server_manager.start_report import phase_line, wait_for_start
 
 DEFAULT_PORT = 7860
 _MOST_LINES = 20_000
@@ -56,6 +57,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         command.add_argument("name")
         if name == "logs":
             command.add_argument("--tail", type=_lines, default=200, help="lines (default: %(default)s)")
+        if name == "start":
+            command.add_argument("--wait", action="store_true", help="show the phases until it is ready or has failed")
     leftovers = commands.add_parser(
         "leftovers", help="what servers of a dead app have left on this machine", parents=[folder]
     )
@@ -101,14 +104,16 @@ def run_command(args: argparse.Namespace) -> int:
         for entry in app.ask("GET", "/api/models")["models"]:
             status = entry["status"]
             if status["state"] != "stopped" or status["attached"]:
-                where = status["base_url"] or ""
+                where = phase_line(status) or status["base_url"] or ""
                 print(f"{entry['name']:40} {status['state']:9} {where}")
         print(f"vLLM Deck: {app.url}")
     elif args.command == "logs":
         print(app.ask("GET", f"/api/servers/{quote(args.name, safe='')}/logs?tail={args.tail}"), end="")
     else:
         status = app.ask("POST", f"/api/servers/{quote(args.name, safe='')}/{args.command}")
-        print(f"{args.name}: {status['state']}")
+        print(f"{args.name}: {status['state']}", flush=True)
+        if args.command == "start" and args.wait:
+            wait_for_start(lambda: app.ask("GET", f"/api/servers/{quote(args.name, safe='')}"))
     return 0
 
 

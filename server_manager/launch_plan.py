@@ -6,7 +6,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -16,6 +16,7 @@ from server_manager.launchers.base import LaunchRequest
 from server_manager.model_spec import ModelSpec
 from server_manager.settings import Settings
 from server_manager.shell_line import SECRET_FLAGS, is_secret, shell_line
+from server_manager.start_subject import StartSubject
 
 CPU_KV_CACHE_BYTES = "512M"
 """Enough for 23,000 tokens of SmolLM2-135M. With it vLLM also skips its check of the memory that is free, which fails
@@ -32,6 +33,10 @@ class LaunchPlan:
     """The line for a shell, without secrets."""
     shutdown_timeout: float
     """Seconds that vLLM lets open requests go on after SIGTERM."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """The flags, with those that we add, without secrets."""
+    subject: StartSubject | None = None
+    """What its duration depends on; ``None``: it is not compared with other starts."""
 
 
 Planner = Callable[[Callable[[str], None]], Awaitable[LaunchPlan]]
@@ -87,6 +92,7 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
         request,
         command=shell_line(("vllm", "serve", *serve_args), request.env),
         shutdown_timeout=_seconds(options["shutdown-timeout"], settings.shutdown_timeout),
+        options=options,
     )
 
 

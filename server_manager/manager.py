@@ -24,6 +24,7 @@ from server_manager.server_process import Dependencies, ServerProcess
 from server_manager.server_state import LIVE_STATES, ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
 from server_manager.shell_line import shell_line
+from server_manager.start_subject import start_subject
 from server_manager.stop_receipt import Readings
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,10 @@ class ServerManager:
         if model in bundled_models():
             model = str(await ensure_converted(model, self.settings.cache_dir, self.settings.vllm_command[0], progress))
         reading = await until_memory_is_free(spec, self._shared.readings, progress, self._one_is_ending)
-        return make_plan(spec, self.settings, model=model, cpu_only=not reading.devices)
+        plan = make_plan(spec, self.settings, model=model, cpu_only=not reading.devices)
+        python = self.settings.vllm_command[0]
+        subject = start_subject(model, plan.options, plan.request.env, devices=reading.devices, vllm_python=python)
+        return replace(plan, subject=subject)
 
     def _one_is_ending(self) -> bool:
         return any(server.status.state is ServerState.STOPPING for server in self._servers.values())

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,7 +35,9 @@ from server_manager.restart_policy import Restarter
 from server_manager.server_state import ExitCause, Restart, ServerExit, ServerState, ServerStatus
 from server_manager.serving_watch import until_ended
 from server_manager.settings import Settings
-from server_manager.start_phase import PhaseReached, StartPhase
+from server_manager.start_phase import StartPhase
+from server_manager.start_run import StartRun
+from server_manager.start_subject import StartSubject
 from server_manager.status_cell import StatusCell
 from server_manager.stop_receipt import Readings, ReceiptTaker
 from server_manager.stop_request import StopRequest, StopRequested
@@ -256,6 +258,7 @@ class ServerProcess:
             restart=restart,
             pid=None,
             detail="",
+            progress=None,
             command="",
             memory=None,
         )
@@ -287,13 +290,13 @@ class ServerProcess:
             self._shared.store.save(handle.record)
             if self._settings.keep_servers:
                 handle.release()
-            await self._serve(handle, plan.command)
+            await self._serve(handle, plan.command, plan.subject)
 
         return await self._until_over(start_and_serve())
 
     async def _live_adopted(self, handle: ServerHandle, command: str) -> ServerExit:
         self._cell.update(started_at=handle.record.started_at)
-        return await self._until_over(self._serve(handle, command))
+        return await self._until_over(self._serve(handle, command, None))
 
     async def _until_over(self, life: Coroutine[Any, Any, None]) -> ServerExit:
         """Runs a life and turns the way it ends into the last status."""
@@ -314,9 +317,10 @@ class ServerProcess:
             raise AssertionError("a life ends by an exception")
         return await self._finish(end)
 
-    async def _serve(self, handle: ServerHandle, command: str) -> None:
+    async def _serve(self, handle: ServerHandle, command: str, subject: StartSubject | None) -> None:
         """Until the server ends by itself (raises) or is asked to (``StopRequested``)."""
         record = handle.record
+        start = StartRun(handle, subject, self._settings, self._shared.readings)
         self._cell.update(
             pid=handle.pid,
             port=record.port,
@@ -327,12 +331,19 @@ class ServerProcess:
             detail="",
         )
         memory = MemoryReader(lambda parts: self._cell.update(memory=parts))
-        served = await until_ready(handle, self.client(), self._settings, self._stop, self._progress, memory.take)
+
+        def on_lines(lines: Sequence[str]) -> None:
+            """The new lines of its log, maybe none; at each look."""
+            memory.take(lines)
+            self._cell.update(**start.fields())
+
+        served = await until_ready(handle, self.client(), self._settings, self._stop, start, on_lines)
         self._cell.transition(
             ServerState.READY,
             ready_at=time.time(),
             phase=None,
             detail="",
+            progress=start.finished(self.status.started_at),
             served_model_name=served[0].id if served else None,
             max_model_len=served[0].max_model_len if served else None,
         )
@@ -374,6 +385,7 @@ class ServerProcess:
             phase=None,
             detail="",
             memory=None,
+            progress=None,
         )
         return end
 
@@ -384,7 +396,4 @@ class ServerProcess:
         return report_end(error, served=self.status.state in _SERVING, record=record, seconds=seconds)
 
     def _preparing(self, text: str) -> None:
-        self._progress(PhaseReached(StartPhase.PREPARE, text))
-
-    def _progress(self, reached: PhaseReached) -> None:
-        self._cell.update(phase=reached.phase, detail=reached.detail)
+        self._cell.update(phase=StartPhase.PREPARE, detail=text)

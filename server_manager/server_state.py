@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from server_manager.diagnosis.report import Diagnosis
 from server_manager.memory_parts import MemoryParts
+from server_manager.start_meter import StartProgressView
 from server_manager.start_phase import StartPhase
 from server_manager.stop_receipt import StopReceipt
 
@@ -110,6 +111,8 @@ class ServerStatus:
     phase: StartPhase | None = None
     detail: str = ""
     """What the phase says besides, for example shards "2/4"."""
+    progress: StartProgressView | None = None
+    """How far a start is and how long it still takes; of a server that is ready, how long each phase took."""
     pid: int | None = None
     port: int | None = None
     base_url: str | None = None

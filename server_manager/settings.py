@@ -44,6 +44,10 @@ class Settings:
         return self.state_dir / "servers"
 
     @property
+    def start_history_path(self) -> Path:
+        return self.state_dir / "start-history.json"
+
+    @property
     def cache_dir(self) -> Path:
         """Converted models and compile caches: may be deleted at any time, costs only time to make again."""
         return self.state_dir / "cache"

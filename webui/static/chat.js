@@ -1,8 +1,9 @@
 // The chat pane. The app keeps the conversation; here is what is shown of it and the answer that is being made.
 import { ApiError, call, get, stream } from "./api.js";
 import { inWords } from "./failure.js";
-import { integer, phaseText } from "./format.js";
+import { integer } from "./format.js";
 import { t } from "./i18n.js";
+import { startText } from "./phases.js";
 import { modelDefaults } from "./sampling.js";
 import { followEnd } from "./scroll.js";
 import { showServer } from "./servers.js";
@@ -134,7 +135,7 @@ async function keptTurn(text) {
 function take(frame, name) {
   switch (frame.type) {
     case "progress":
-      showLive(`*${t("starting_model", { name })} ${phaseText(frame.status)} · ${Math.round(frame.waited_s)} s*`);
+      showLive(`*${t("starting_model", { name })} ${startText(frame.status)}*`);
       return null;
     case "text":
       chat.answer.content += frame.content;

@@ -1,9 +1,10 @@
 // The Servers tab: a card for each model that is up or has failed, a line for the others, and one server's log.
 import { get, post, serverPath } from "./api.js";
 import { failureCard } from "./failure.js";
-import { duration, integer, memory, phaseText } from "./format.js";
+import { duration, integer, memory } from "./format.js";
 import { chip, choose } from "./header.js";
 import { t } from "./i18n.js";
+import { phaseTimes, phases, startedIn } from "./phases.js";
 import { receiptText, restartText } from "./receipt.js";
 import { isLive, refresh, server, state, subscribe } from "./state.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
@@ -61,7 +62,7 @@ function facts(s) {
   if (s.metrics?.kv_cache_usage_perc != null)
     found.push(`${t("kv_cache")} ${(100 * s.metrics.kv_cache_usage_perc).toFixed(1)} %`);
   if (s.state === "ready" && s.started_at && s.ready_at && s.ready_at > s.started_at)
-    found.push(t("started_in", { d: duration(s.ready_at - s.started_at) }));
+    found.push(startedIn(s));
   if (s.kept) found.push(t("kept"));
   if (s.restart && isLive(s)) found.push(restartText(s));
   if (s.trust_remote_code) found.push(t("trusts_remote_code"));
@@ -87,14 +88,6 @@ function buttons(s) {
     stopped: [start],
   };
   return html`<span class="buttons">${log}${byState[s.state]}</span>`;
-}
-
-function phases(s) {
-  if (s.state !== "starting" || s.phase_index == null) return nothing;
-  return html`<div class="phases">
-      ${state.snapshot.phases.map((_, i) => html`<i class=${i < s.phase_index ? "done" : i === s.phase_index ? "now" : ""}></i>`)}
-    </div>
-    <div class="cap">${phaseText(s)} · ${duration(s.elapsed_s)}</div>`;
 }
 
 function failure(s) {
@@ -123,7 +116,7 @@ function command(s) {
 const card = (s) =>
   html`<article class="server-card ${s.state} ${view.selected === s.name ? "selected" : ""}" data-server=${s.name}>
     <header><b>${s.name}</b>${chip(s)}${buttons(s)}</header>
-    <div class="cap">${facts(s)}</div>
+    <div class="cap" title=${s.state === "ready" ? phaseTimes(s) : ""}>${facts(s)}</div>
     ${phases(s)} ${failure(s)}
     ${view.message[s.name] ? html`<div class="cap message" role="status">${view.message[s.name]}</div>` : nothing}
     ${command(s)}
