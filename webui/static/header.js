@@ -3,7 +3,7 @@ import { post, serverPath } from "./api.js";
 import { UNKNOWN, gib, integer } from "./format.js";
 import { t } from "./i18n.js";
 import { bar, ledgerOf, usedOf } from "./ledger.js";
-import { startText } from "./phases.js";
+import { shortText, startText } from "./phases.js";
 import { changed, isLive, refresh, server, state, subscribe } from "./state.js";
 import { recall, recallHere, remember } from "./tab.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
@@ -61,7 +61,7 @@ function draw() {
       <span class="model-state">
         ${chip(status)}
         ${status?.state === "starting"
-          ? html`<span class="cap phase" title=${startText(status)}>${startText(status)}</span>`
+          ? html`<span class="cap phase" title=${startText(status)}>${shortText(status)}</span>`
           : nothing}
       </span>
       <span class="meters">${meters()}</span>

@@ -24,6 +24,17 @@ export function startText(s) {
   return `${phaseText(s)} · ${left(s) || duration(s.elapsed_s)}`;
 }
 
+// The same for the header, where there is little room: "loading weights 2/4 · 12 s left", "downloading 21 %".
+export function shortText(s) {
+  const { eta_s, download } = s.progress ?? {};
+  const counted = s.phase === "download" && download?.total_bytes
+    ? `${Math.floor((100 * download.bytes_there) / download.total_bytes)} %`
+    : /^\d+\/\d+$/.test(s.detail) ? s.detail : "";
+  const phase = s.phase ? t(`phase_${s.phase}`) : t("state_starting");
+  const time = eta_s == null ? duration(s.elapsed_s) : t("left", { d: whole(eta_s) });
+  return `${[phase, counted].filter(Boolean).join(" ")} · ${time}`;
+}
+
 // What each phase takes, or took last time, one a line: the tooltip of the bar.
 export function phaseTimes(s) {
   const known = (s.progress?.phases ?? []).filter((found) => found.elapsed_s != null || found.expected_s != null);
