@@ -31,7 +31,7 @@ export function shortText(s) {
     ? `${Math.floor((100 * download.bytes_there) / download.total_bytes)} %`
     : /^\d+\/\d+$/.test(s.detail) ? s.detail : "";
   const phase = s.phase ? t(`phase_${s.phase}`) : t("state_starting");
-  const time = eta_s == null ? duration(s.elapsed_s) : t("left", { d: whole(eta_s) });
+  const time = eta_s == null ? duration(s.elapsed_s) : t("eta_left", { d: whole(eta_s) });
   return `${[phase, counted].filter(Boolean).join(" ")} · ${time}`;
 }
 
