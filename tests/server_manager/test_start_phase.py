@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from processes import VLLM_LOGS
 
-from server_manager.log_file import split_lines
+from server_manager.log_file import LogFollower, split_lines
 from server_manager.start_phase import ORDER, StartPhase, StartProgress, phase_of, strip_prefix
 
 P = StartPhase
@@ -128,3 +129,23 @@ def test_a_hubs_model_whose_files_are_there_has_no_download(log: str) -> None:
         seen.append(progress.reached.phase)
     assert P.WEIGHTS in seen
     assert P.DOWNLOAD not in seen
+
+
+def test_phases_are_read_out_of_any_noise(tmp_path: Path) -> None:
+    """Lines over 64 KiB, broken UTF-8, bars that only return the carriage, both kinds of prefix; in pieces."""
+    noise = b"".join([
+        b"(APIServer pid=1) INFO 11-22 10:09:42 [a.py:1] non-default args: {'x': '" + b"y" * 70_000 + b"'}\n",
+        b"broken \xff\xfe utf-8\n",
+        b"(EngineCore pid=2) \r\nLoading safetensors checkpoint shards:  50% Completed | 1/2 [00:00<?, ?it/s]\r\n",
+        b"".join(b"\rCapturing CUDA graphs (decode, FULL): %3d%%|##| %d/4 [" % (i * 25, i) for i in range(5)),
+        b"\n",
+    ])  # fmt: skip
+    path = tmp_path / "log"
+    follower, progress, seen = LogFollower(path), StartProgress(), []
+    with path.open("ab", buffering=0) as log:
+        for start in range(0, len(noise), 4_001):
+            log.write(noise[start : start + 4_001])
+            for line in follower.read_new():
+                if progress.take([line]):
+                    seen.append((progress.reached.phase, progress.reached.detail))
+    assert seen == [(P.CONFIG, ""), (P.WEIGHTS, "1/2"), *((P.CUDA_GRAPHS, f"{done}/4") for done in range(5))]
