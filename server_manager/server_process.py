@@ -320,7 +320,7 @@ class ServerProcess:
     async def _serve(self, handle: ServerHandle, command: str, subject: StartSubject | None) -> None:
         """Until the server ends by itself (raises) or is asked to (``StopRequested``)."""
         record = handle.record
-        start = StartRun(handle, subject, self._settings, self._shared.readings)
+        start = await StartRun.begin(handle, subject, self._settings, self._shared.readings)
         self._cell.update(
             pid=handle.pid,
             port=record.port,
@@ -338,12 +338,13 @@ class ServerProcess:
             self._cell.update(**start.fields())
 
         served = await until_ready(handle, self.client(), self._settings, self._stop, start, on_lines)
+        progress = await start.finished()
         self._cell.transition(
             ServerState.READY,
             ready_at=time.time(),
             phase=None,
             detail="",
-            progress=start.finished(self.status.started_at),
+            progress=progress,
             served_model_name=served[0].id if served else None,
             max_model_len=served[0].max_model_len if served else None,
         )

@@ -36,7 +36,7 @@ class Expectation:
     """Of each phase; one that did not occur is missing."""
     basis: Basis = Basis.NONE
     last_total_s: float | None = None
-    """From the request to ready, of the last start with the same flags."""
+    """From the process to ready, of the last start with the same flags."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class StartProgressView:
     """Whether the present phase takes longer than usual."""
     basis: Basis = Basis.NONE
     last_total_s: float | None = None
-    """From the request to ready, of the last start with the same flags."""
+    """From the process to ready, of the last start with the same flags; to be compared with ``elapsed_s``."""
     download: DownloadView | None = None
     phases: tuple[PhaseView, ...] = ()
 

@@ -63,15 +63,19 @@ def wait_for_start(
     if status["state"] not in ("ready", "asleep"):
         end = status["exit"] or {"message": f"It is {status['state']}.", "next_step": ""}
         raise StartError(end["message"], end["next_step"])
-    took = status["ready_at"] - status["started_at"] if status["ready_at"] and status["started_at"] else None
-    print(_summary(took, (status.get("progress") or {}).get("last_total_s"), status["base_url"]), file=out, flush=True)
+    print(_summary(status), file=out, flush=True)
 
 
-def _summary(took: float | None, before: float | None, base_url: str | None) -> str:
+def _summary(status: Status) -> str:
+    """ "ready after 41 s (last time 39 s): URL"; from the process on, where that is known of the last start too."""
+    progress = status.get("progress") or {}
+    before, took = progress.get("last_total_s"), progress.get("elapsed_s")
+    if not before:
+        took = status["ready_at"] - status["started_at"] if status["ready_at"] and status["started_at"] else None
     text = "ready" if took is None else f"ready after {_seconds(took)}"
     if took is not None and before:
         text += f" (last time {_seconds(before)})"
-    return f"{text}: {base_url}" if base_url else text
+    return f"{text}: {status['base_url']}" if status["base_url"] else text
 
 
 def _seconds(seconds: float) -> str:

@@ -51,7 +51,10 @@ def test_every_phase_has_words() -> None:
 
 
 READY = status(
-    "ready", ready_at=1041.2, base_url="http://127.0.0.1:8000", progress={"eta_s": 0.0, "last_total_s": 38.9}
+    "ready",
+    ready_at=1090.0,
+    base_url="http://127.0.0.1:8000",
+    progress={"eta_s": 0.0, "elapsed_s": 41.2, "last_total_s": 38.9},
 )
 
 
@@ -150,3 +153,9 @@ def test_stall_says_where_for_how_long_and_what_usually_hangs_there(
     assert error.facts["phase"] is meter.reached.phase
     if download:
         assert "3.2 GB of the model are on the disk" in error.message
+
+
+def test_first_start_is_told_as_long_as_it_was_waited_for() -> None:
+    out = io.StringIO()
+    run([status("starting", "import"), READY | {"progress": None}], out)
+    assert out.getvalue().splitlines()[-1] == "ready after 1 min 30 s: http://127.0.0.1:8000"

@@ -47,9 +47,10 @@ export function phaseTimes(s) {
     .join("\n");
 }
 
+// From the process on where that is known of the last start too: what comes before differs from start to start.
 export const startedIn = (s) => {
-  const text = t("started_in", { d: duration(s.ready_at - s.started_at) });
   const before = s.progress?.last_total_s;
+  const text = t("started_in", { d: duration(before ? s.progress.elapsed_s : s.ready_at - s.started_at) });
   return before ? `${text} (${t("last_time", { d: duration(before) })})` : text;
 };
 
