@@ -333,18 +333,16 @@ class ServerProcess:
         memory = MemoryReader(lambda parts: self._cell.update(memory=parts))
 
         def on_lines(lines: Sequence[str]) -> None:
-            """The new lines of its log, maybe none; at each look."""
             memory.take(lines)
             self._cell.update(**start.fields())
 
         served = await until_ready(handle, self.client(), self._settings, self._stop, start, on_lines)
-        progress = await start.finished()
         self._cell.transition(
             ServerState.READY,
             ready_at=time.time(),
             phase=None,
             detail="",
-            progress=progress,
+            progress=await start.finished(),
             served_model_name=served[0].id if served else None,
             max_model_len=served[0].max_model_len if served else None,
         )
