@@ -15,20 +15,23 @@ from server_manager.errors import (
 )
 from server_manager.generation_config import context_length, recommended_for
 from server_manager.ledger_book import LedgerBook
-from server_manager.log_file import tail
+from server_manager.log_query import LogAnswer, LogQuery
 from server_manager.manager import Server, ServerManager
 from server_manager.metrics_poller import MetricsPoller
 from server_manager.model_spec import RESTARTS_VARIABLE, ModelSpec, option_error, option_warnings
 from server_manager.reclaim import Leftovers, findings_dict
 from server_manager.sampling import SAMPLING_PARAMS, SamplingParam, defaults_for, request_fields
+from server_manager.secret_mask import MASK, is_secret, without_passwords
+from server_manager.server_logs import LogRun, ServerLogs
 from server_manager.server_state import ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
-from server_manager.shell_line import SECRET_FLAGS, is_secret, parse_shell_line, shell_line
+from server_manager.shell_line import SECRET_FLAGS, parse_shell_line, shell_line
 from server_manager.start_phase import StartPhase
 from server_manager.telemetry.base import Reading
 from server_manager.telemetry.sampler import GpuSampler
 
 __all__ = [
+    "MASK",
     "RESTARTS_VARIABLE",
     "SAMPLING_PARAMS",
     "SECRET_FLAGS",
@@ -43,6 +46,9 @@ __all__ = [
     "GpuSampler",
     "LedgerBook",
     "Leftovers",
+    "LogAnswer",
+    "LogQuery",
+    "LogRun",
     "MetricsPoller",
     "ModelSpec",
     "NotAllowed",
@@ -51,6 +57,7 @@ __all__ = [
     "SamplingParam",
     "Server",
     "ServerExit",
+    "ServerLogs",
     "ServerManager",
     "ServerManagerError",
     "ServerState",
@@ -73,5 +80,5 @@ __all__ = [
     "recommended_for",
     "request_fields",
     "shell_line",
-    "tail",
+    "without_passwords",
 ]

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from server_manager.app_address import read_address
 from server_manager.errors import ServerManagerError, SpecError, UnknownModel
+from server_manager.log_command import print_log
 from server_manager.model_spec import check_name
 from server_manager.settings import (
     Settings,
@@ -57,6 +58,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         command.add_argument("name")
         if name == "logs":
             command.add_argument("--tail", type=_lines, default=200, help="lines (default: %(default)s)")
+            command.add_argument("--search", metavar="TEXT", default="", help="only lines with this text")
+            command.add_argument("--previous", action="store_true", help="of the run before")
+            command.add_argument("--follow", action="store_true", help="go on with what is logged from now on")
         if name == "start":
             command.add_argument("--wait", action="store_true", help="show the phases until it is ready or has failed")
     leftovers = commands.add_parser(
@@ -108,7 +112,7 @@ def run_command(args: argparse.Namespace) -> int:
                 print(f"{entry['name']:40} {status['state']:9} {where}")
         print(f"vLLM Deck: {app.url}")
     elif args.command == "logs":
-        print(app.ask("GET", f"/api/servers/{quote(args.name, safe='')}/logs?tail={args.tail}"), end="")
+        print_log(lambda path: app.ask("GET", path), args)
     else:
         status = app.ask("POST", f"/api/servers/{quote(args.name, safe='')}/{args.command}")
         print(f"{args.name}: {status['state']}", flush=True)

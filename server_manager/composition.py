@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from server_manager.catalogue import Catalogue
 from server_manager.chat import ChatService
@@ -16,6 +16,7 @@ from server_manager.errors import ServerManagerError
 from server_manager.launcher_registry import create_launcher
 from server_manager.launchers.base import ProcessInfo
 from server_manager.ledger_book import LedgerBook
+from server_manager.log_keeper import LogKeeper
 from server_manager.manager import ServerManager
 from server_manager.reclaim import Leftovers
 from server_manager.settings import Settings
@@ -36,7 +37,8 @@ class Parts:
     session: ClientSession
     leftovers: Leftovers
     ledger: LedgerBook
-    notices: list[str] = field(default_factory=list)
+    log_keeper: LogKeeper
+    notices: list[str]
     """What went wrong without ending the app, for its page to show."""
 
     @asynccontextmanager
@@ -53,6 +55,7 @@ class Parts:
             try:
                 await self.manager.open()
                 looking = asyncio.create_task(self.leftovers.scan_at_start(), name="leftovers")
+                self.log_keeper.start()
                 if not no_start:
                     # Beside the page: it must not wait for a driver that takes its time.
                     first = asyncio.create_task(self._start_first(start), name="first start")
@@ -63,6 +66,7 @@ class Parts:
                     await asyncio.wait({task})
                 await self.manager.close()
                 await self.ledger.stop()
+                await self.log_keeper.stop()
                 await self.sampler.stop()
 
     async def _start_first(self, name: str | None) -> None:
@@ -91,4 +95,7 @@ def compose(settings: Settings) -> Parts:
     conversations = ConversationStore()
     leftovers = Leftovers(manager.markers, sampler)
     ledger = LedgerBook(sampler, manager.statuses, leftovers)
-    return Parts(manager, sampler, conversations, ChatService(manager, conversations), session, leftovers, ledger)
+    notices: list[str] = []
+    log_keeper = LogKeeper(settings, manager.statuses, notices)
+    chat = ChatService(manager, conversations)
+    return Parts(manager, sampler, conversations, chat, session, leftovers, ledger, log_keeper, notices)

@@ -14,8 +14,9 @@ import psutil
 from server_manager.errors import SpecError
 from server_manager.launchers.base import LaunchRequest
 from server_manager.model_spec import ModelSpec
+from server_manager.secret_mask import is_secret
 from server_manager.settings import Settings
-from server_manager.shell_line import SECRET_FLAGS, is_secret, shell_line
+from server_manager.shell_line import SECRET_FLAGS, shell_line
 from server_manager.start_subject import StartSubject
 
 CPU_KV_CACHE_BYTES = "512M"
@@ -73,12 +74,12 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
         options.setdefault(name, value)
     placed = {"host": "127.0.0.1", "port": port, **options}
     serve_args = replace(spec, model=model, options=placed).serve_args()
-    env = {name: value for name, value in spec.vllm_env.items() if not is_secret(name)}
+    env = {name: value for name, value in spec.vllm_env.items() if not is_secret(name, value)}
     if options.get("enable-sleep-mode"):
         env["VLLM_SERVER_DEV_MODE"] = "1"  # /sleep and /wake_up exist only then; behind our own port nobody else asks
     if cpu_only and options.get("distributed-executor-backend") == "uni":
         env.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    secret_env = {name: value for name, value in spec.vllm_env.items() if is_secret(name)}
+    secret_env = {name: value for name, value in spec.vllm_env.items() if is_secret(name, value)}
     secret_env |= {**secrets_of_options, "VLLM_API_KEY": api_key}
     request = LaunchRequest(
         name=spec.name,

@@ -20,6 +20,7 @@ from server_manager.launch_plan import LaunchPlan, check_local_folder, make_plan
 from server_manager.launchers.base import Launcher, ProcessInfo
 from server_manager.memory_gate import until_memory_is_free
 from server_manager.model_spec import ModelSpec
+from server_manager.server_logs import make_mask
 from server_manager.server_process import Dependencies, ServerProcess
 from server_manager.server_state import LIVE_STATES, ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
@@ -65,7 +66,10 @@ class ServerManager:
         """``readings`` shows the accelerators as they are now; none there means that vLLM will use the CPU."""
         self.settings = settings
         self.catalogue = catalogue
-        self._shared = Dependencies(settings, launcher, HandleStore(settings.records_dir), session, readings)
+        store = HandleStore(settings.records_dir)
+        self._shared = Dependencies(
+            settings, launcher, store, session, readings, lambda: make_mask(settings, catalogue)
+        )
         self._servers: dict[str, Server] = {}
         self._stop_first: dict[str, str] = {}
         self._background: set[asyncio.Task[Any]] = set()

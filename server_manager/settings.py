@@ -34,6 +34,12 @@ class Settings:
     """Given to vLLM as ``--shutdown-timeout``: how long open requests may go on after a stop."""
     kill_after: float = 5.0
     """How much longer than ``shutdown_timeout`` we wait before SIGKILL."""
+    log_part_bytes: int = 32 * 2**20
+    """A server's log that is longer is rotated; three older parts of this size are kept."""
+    logs_total_bytes: int = 2**30
+    """Of all logs together. Those of models that were not used for longest go first."""
+    log_interval: float = 5.0
+    """Between two looks at the sizes of the logs."""
 
     @property
     def logs_dir(self) -> Path:

@@ -16,11 +16,11 @@ from server_manager import flags
 from server_manager.errors import SpecError
 from server_manager.flags import Flag
 from server_manager.model_spec import ModelSpec, name_for, option_error, option_warnings
+from server_manager.secret_mask import is_secret, without_passwords
 
 SECRET_FLAGS: Mapping[str, str] = {"api-key": "VLLM_API_KEY", "hf-token": "HF_TOKEN"}
 """Flags whose value is a secret, and the variable that vLLM reads instead of each."""
 
-_SECRET_NAME = re.compile(r"TOKEN(?![SI])|(?:^|_)KEY|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _PROMPT = re.compile(
     r"(?:\([\w.-]+\)\s*)?(?:\[?[\w.-]+@[^\s$#%]+[^\n$#%]*)?[$%]\s+|#\s+(?=(?:\w+=\S+\s+)*\S*vllm serve\b)"
@@ -36,21 +36,19 @@ _CLI_MODULES = frozenset({"vllm", "vllm.entrypoints.cli.main"})
 _PASTE = "Paste one line that begins with 'vllm serve MODEL'."
 
 
-def is_secret(variable: str) -> bool:
-    """Whether an environment variable of this name is taken for a secret."""
-    return bool(_SECRET_NAME.search(variable))
-
-
 def shell_line(argv: Sequence[str], env: Mapping[str, str], *, multiline: bool = False) -> str:
     """The command as a person would type it: assignments first, POSIX quoting.
 
-    Secrets are never in it: in their place stands the variable of the reader's own shell (``HF_TOKEN="$HF_TOKEN"``).
+    Secrets are never in it: in their place stands the variable of the reader's own shell (``HF_TOKEN="$HF_TOKEN"``),
+    and dots for a password in the URL of a flag.
     ``multiline`` puts each flag on a line of its own, with a backslash at each end.
     """
-    parts = [f'{key}="${key}"' if is_secret(key) else f"{key}={shlex.quote(value)}" for key, value in env.items()]
+    parts = [
+        f'{key}="${key}"' if is_secret(key, value) else f"{key}={shlex.quote(value)}" for key, value in env.items()
+    ]
     lines = [" ".join([*parts, ""]) if parts else ""]
     secret: str | None = None
-    for word in argv:
+    for word in map(without_passwords, argv):
         is_flag = word.startswith("--") or (word.startswith("-") and flags.find_form(word.split("=", 1)[0]) is not None)
         if is_flag:
             form, _, value = word.partition("=")

@@ -11,18 +11,18 @@ from typing import Any
 
 from server_manager import (
     RESTARTS_VARIABLE,
-    SECRET_FLAGS,
     Catalogue,
     ModelSpec,
     SpecError,
     context_length,
-    is_secret,
     option_error,
     option_warnings,
     parse_shell_line,
     shell_line,
+    without_passwords,
 )
 from webui.context import AppContext
+from webui.masked_values import masked_env, masked_options, unmasked, unmasked_url
 
 SOURCES = ("default", "huggingface", "modelscope", "mirror")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -38,7 +38,6 @@ FIELDS = (
     "trust-remote-code",
 )
 """Flags that have a field of their own; all others are text."""
-MASK = "••••••"
 SOURCE_VARIABLES = ("VLLM_USE_MODELSCOPE", "HF_ENDPOINT")
 _HUGGING_FACE = "https://huggingface.co"
 
@@ -47,18 +46,19 @@ def described(spec: ModelSpec, context: AppContext, *, secrets: bool = False) ->
     """A model for the page: the form's fields, the file, the command. Without ``secrets`` they are masked."""
     defaults = context.manager.catalogue.defaults()
     own = {key: value for key, value in spec.env.items() if defaults.get(key) != value}
-    options = {key: MASK if key in SECRET_FLAGS and not secrets else value for key, value in spec.options.items()}
+    options = dict(spec.options) if secrets else masked_options(spec.options)
     others = {key: value for key, value in options.items() if not _has_field(key, value)}
     other_args = ModelSpec(spec.name, spec.model, others).serve_args()[1:]
     fields: dict[str, Any] = {key: spec.options.get(key) for key in FIELDS if _has_field(key, spec.options.get(key))}
-    fields |= {"name": spec.name, "model": spec.model, "other_flags": shlex.join(other_args)}
-    fields |= dict(zip(("source", "mirror"), source_of(own), strict=True))
+    source, mirror = source_of(own)
+    fields |= {"name": spec.name, "model": spec.model, "other_flags": shlex.join(other_args), "source": source}
+    fields["mirror"] = mirror if secrets else without_passwords(mirror)
     fields["restarts"] = spec.restarts if RESTARTS_VARIABLE in own else None
     return {
         "name": spec.name,
         "model": spec.model,
         "options": options,
-        "env": {key: MASK if is_secret(key) and not secrets else value for key, value in spec.env.items()},
+        "env": dict(spec.env) if secrets else masked_env(spec.env),
         "source": spec.source,
         "fields": fields,
         "path": str(spec.path) if spec.path else None,
@@ -87,17 +87,15 @@ def spec_from(name: str, form: Mapping[str, Any], catalogue: Catalogue) -> Model
         warnings += others.warnings
     shown = form["based_on"] if form["based_on"] in catalogue.names() else name
     kept = catalogue.get(shown).options if shown in catalogue.names() else {}
-    options = {
-        key: kept.get(key) if value == MASK else value for key, value in options.items() if value != MASK or key in kept
-    }
-    env = dict(catalogue.environment(name))
-    masked = catalogue.environment(shown)
-    given = {key: masked.get(key) if value == MASK else value for key, value in form["env"].items()}
-    env |= {_variable(key, value): value for key, value in given.items() if value is not None}
+    options = unmasked(options, kept, masked_options(kept))
+    env, kept_env = dict(catalogue.environment(name)), catalogue.environment(shown)
+    given = {_variable(key, value): value for key, value in form["env"].items()}
+    env |= unmasked(given, kept_env, masked_env(kept_env))
     env = {key: value for key, value in env.items() if key not in (*SOURCE_VARIABLES, RESTARTS_VARIABLE)}
     if form.get("restarts") is not None:
         env[RESTARTS_VARIABLE] = str(int(form["restarts"]))
-    env |= source_env(form["source"], form["mirror"])  # "default": what defaults.env says
+    # "default": what defaults.env says
+    env |= source_env(form["source"], unmasked_url(form["mirror"], kept_env.get("HF_ENDPOINT", "")))
     spec = ModelSpec(name, form["model"], options, env)
     for key, value in spec.options.items():
         if problem := option_error(key, value):

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from server_manager import (
@@ -23,11 +22,12 @@ from server_manager import (
     defaults_for,
     parse_shell_line,
     recommended_for,
-    tail,
+    without_passwords,
 )
 from webui.context import AppContext
 from webui.errors import NoSuchRoute
 from webui.failure_view import for_operators
+from webui.masked_values import unmasked_url
 from webui.model_form import SOURCE_VARIABLES, described, source_env, source_of, spec_from
 from webui.snapshot import Snapshot, status_dict, without_command
 from webui.users import User
@@ -195,7 +195,7 @@ def delete_model(name: str, context: Context, user: Operator) -> dict[str, str]:
 def source(context: Context, user: AnyUser) -> dict[str, str]:
     """Where models come from unless their own file says otherwise."""
     chosen, mirror = source_of(context.manager.catalogue.defaults())
-    return {"source": chosen, "mirror": mirror}
+    return {"source": chosen, "mirror": without_passwords(mirror)}
 
 
 @router.put("/api/source")
@@ -203,8 +203,9 @@ def save_source(body: SourceChoice, context: Context, user: Operator) -> dict[st
     """Sets the source for all models (`defaults.env`); each takes it at its next start."""
     catalogue = context.manager.catalogue
     kept = {key: value for key, value in catalogue.defaults().items() if key not in SOURCE_VARIABLES}
-    catalogue.save_defaults(kept | source_env(body.source, body.mirror))
-    return {"source": body.source, "mirror": body.mirror}
+    mirror = unmasked_url(body.mirror, catalogue.defaults().get("HF_ENDPOINT", ""))
+    catalogue.save_defaults(kept | source_env(body.source, mirror))
+    return {"source": body.source, "mirror": without_passwords(mirror)}
 
 
 @router.post("/api/parse")
@@ -257,17 +258,6 @@ async def wake(name: str, context: Context, user: Operator) -> dict[str, Any]:
         raise NotAllowed(f"{name} is not up.", "Start it.")
     await server.wake()
     return status_dict(server.status)
-
-
-@router.get("/api/servers/{name}/logs", response_class=PlainTextResponse)
-async def logs(
-    name: str, context: Context, user: Operator, tail_lines: Annotated[int, Query(alias="tail", ge=1, le=20_000)] = 200
-) -> PlainTextResponse:
-    """The last lines of the server's log, of this start or the last."""
-    if context.manager.server(name).status.attached:
-        raise NotAllowed(f"{name} is attached; its log is not here.", "Look where it was started.")
-    lines = await asyncio.to_thread(tail, context.settings.logs_dir / f"{name}.log", tail_lines)
-    return PlainTextResponse("".join(f"{line}\n" for line in lines))
 
 
 @no_such_route.api_route("/api/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"], include_in_schema=False)

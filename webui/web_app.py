@@ -27,6 +27,7 @@ from webui.context import AppContext
 from webui.errors import install_error_handlers
 from webui.failure_route import router as failure_router
 from webui.leftover_routes import router as leftover_router
+from webui.log_routes import router as log_router
 from webui.login import login_page, logout
 from webui.page import STATIC, build_page, mount_options
 from webui.rest import no_such_route
@@ -70,6 +71,7 @@ def build_web_app(context: AppContext, running: Running) -> FastAPI:
     install_error_handlers(app)
     app.include_router(rest_router, tags=["servers and models"])
     app.include_router(failure_router, tags=["servers and models"])
+    app.include_router(log_router, tags=["logs"])
     app.include_router(chat_router, tags=["chat"])
     app.include_router(leftover_router, tags=["leftovers"])
     app.include_router(no_such_route)

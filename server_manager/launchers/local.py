@@ -33,6 +33,7 @@ from server_manager.launchers.process_tree import (
     send_signal,
     this_app,
 )
+from server_manager.log_rotation import set_aside
 from server_manager.settings import Settings
 
 TMPDIR_MAX_CHARS = 59
@@ -293,8 +294,7 @@ def prepare_log(path: Path, argv: tuple[str, ...]) -> None:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.is_file() and not path.is_symlink():
-            path.replace(f"{path}.prev")
+        set_aside(path)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
             now = datetime.now().astimezone().isoformat(timespec="seconds")
             log.write(f"vLLM Deck {now}: {shlex.join(argv)}\n".encode())

@@ -16,7 +16,8 @@ from server_manager import flags
 from server_manager.catalogue import Catalogue
 from server_manager.errors import SpecError
 from server_manager.model_spec import ModelSpec, name_for
-from server_manager.shell_line import is_secret, parse_shell_line, shell_line
+from server_manager.secret_mask import is_secret
+from server_manager.shell_line import parse_shell_line, shell_line
 
 
 @pytest.mark.parametrize("name", ["Qwen3-0.6B", "a", "A_b.c-d", "7", "x" * 128])
