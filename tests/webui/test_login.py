@@ -184,6 +184,8 @@ def test_user_may_look_but_not_change(browser: httpx.Client) -> None:
         ("POST", "/api/servers/quick/sleep", None),
         ("POST", "/api/servers/quick/wake", None),
         ("GET", "/api/servers/quick/logs", None),
+        ("GET", "/api/servers/quick/logs/download", None),
+        ("GET", "/api/log", None),
         ("PUT", "/api/models/mine", form),
         ("POST", "/api/models/mine/preview", form),
         ("DELETE", "/api/models/quick", None),
