@@ -6,7 +6,8 @@ Everything here blocks for as long as the disk takes: call it in a thread.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from server_manager.log_file import MAX_LINE_CHARS, clean_line
@@ -154,44 +155,47 @@ def _filtered(log: RunLog, extent: Extent, query: LogQuery, mask: SecretMask, si
     if since is not None and since.number is None:
         since = None
     at, number = (since.at, since.number or 0) if since else (0, 0)
-    head: list[LogLine] = []
-    tail: list[LogLine] = []
     half, hits = max(1, query.tail // 2), 0
-    scan = _Scan(query, mask)
+    head: list[_Hit] = []
+    tail: deque[_Hit] = deque(maxlen=half)
+    scan = _Scan(query)
     for begin, block in _blocks(log, at, extent.end):
-        for line in scan.matching(block, begin, number):
+        for hit in scan.matching(block, begin, number):
             hits += 1
-            if len(head) < half:
-                head.append(line)
-            else:
-                tail.append(line)
-        if len(tail) > 2 * half:
-            del tail[:-half]
+            (head if len(head) < half else tail).append(hit)
         number += block.count(b"\n")
         at = begin + len(block)
-    head_count = len(head)
+    first, last = _shown(head, query, mask), _shown(tail, query, mask)
     return LogAnswer(
         extent.run,
         str(_Cursor(extent.run, at, number)),
         since is not None,
-        (*head, *tail[-half:]),
-        hits=hits,
-        first_hits=head_count,
+        (*first, *last),
+        hits=hits - (len(head) - len(first)) - (len(tail) - len(last)),
+        first_hits=len(first),
         bytes=extent.end,
     )
+
+
+_Hit = tuple[int, int, Level, bytes]
+"""Position, line number, level and the line as it stands in the log."""
+
+
+def _shown(hits: Iterable[_Hit], query: LogQuery, mask: SecretMask) -> list[LogLine]:
+    """Those in which the text can still be seen: nobody shall find out a secret by searching for parts of it."""
+    lines = [LogLine(at, number, level, mask.text(clean_line(raw))) for at, number, level, raw in hits]
+    return [line for line in lines if line.text and query.search.casefold() in line.text.casefold()]
 
 
 class _Scan:
     """Finds the lines that a query is after."""
 
-    def __init__(self, query: LogQuery, mask: SecretMask) -> None:
-        self._mask = mask
-        self._wanted = query.search.casefold()
+    def __init__(self, query: LogQuery) -> None:
         self._search = re.compile(re.escape(query.search.encode()), re.IGNORECASE) if query.search else None
         self._warnings = query.warnings
         self._levels = LevelReader()
 
-    def matching(self, block: bytes, at: int, number: int) -> Iterator[LogLine]:
+    def matching(self, block: bytes, at: int, number: int) -> Iterator[_Hit]:
         """``block`` holds whole lines, the first of them at position ``at``, ``number`` lines before it."""
         # Most blocks have nothing to offer, and telling so takes no loop over their lines.
         if self._warnings and not self._levels.inside and not NOTABLE.search(block):
@@ -200,11 +204,8 @@ class _Scan:
             return
         for begin, raw, end in _lines(block, at):
             level = self._levels.of(raw)
-            if (self._warnings and level is Level.INFO) or (self._search and not self._search.search(raw)):
-                pass
-            elif (text := self._mask.text(clean_line(raw))) and self._wanted in text.casefold():
-                # The last condition again: nobody shall find out a secret by searching for parts of it.
-                yield LogLine(begin, number + 1, level, text)
+            if not (self._warnings and level is Level.INFO) and not (self._search and not self._search.search(raw)):
+                yield begin, number + 1, level, raw
             number += block.endswith(b"\n", 0, end - at)
 
 
