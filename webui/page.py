@@ -22,7 +22,7 @@ from webui.shell import Shell
 from webui.theme import deck_theme
 
 STATIC = Path(__file__).parent / "static"
-CSS = STATIC / "deck.css"
+CSS = (STATIC / "deck.css", STATIC / "log.css")
 
 
 def head() -> str:
@@ -89,7 +89,7 @@ def mount_options() -> dict[str, object]:
     """What ``gr.mount_gradio_app`` needs to show the page as designed."""
     return {
         "theme": deck_theme(),
-        "css_paths": [CSS],
+        "css_paths": list(CSS),
         "head": head(),
         "i18n": translations(),
         "footer_links": ["settings"],

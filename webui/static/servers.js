@@ -1,16 +1,16 @@
 // The Servers tab: a card for each model that is up or has failed, a line for the others, and one server's log.
-import { get, post, serverPath } from "./api.js";
+import { post, serverPath } from "./api.js";
 import { failureCard } from "./failure.js";
 import { duration, integer, memory } from "./format.js";
 import { chip, choose } from "./header.js";
 import { t } from "./i18n.js";
+import { drawLog, openLog, startLog } from "./log.js";
 import { phaseTimes, phases, startedIn } from "./phases.js";
 import { receiptText, restartText } from "./receipt.js";
 import { isLive, refresh, server, state, subscribe } from "./state.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
-const LOG_LINES = 400;
-const view = { selected: null, message: {}, log: null };
+const view = { selected: null, message: {} };
 
 const visible = (id) => document.getElementById(id)?.offsetParent != null;
 const operator = () => state.me?.role === "operator";
@@ -27,12 +27,9 @@ async function act(name, action, body) {
 }
 
 export function select(name) {
-  if (name !== view.selected) {
-    view.log = null;
-    window.deck.form.load(name); // not again for the same: it may be in work
-  }
+  if (name !== view.selected) window.deck.form.load(name); // not again for the same: it may be in work
   view.selected = name;
-  showLog();
+  openLog(name);
   draw();
 }
 
@@ -144,40 +141,12 @@ function draw() {
   drawLog();
 }
 
-async function showLog() {
-  if (!view.selected || !operator() || !visible("server-log")) return;
-  const asked = view.selected;
-  try {
-    const text = await get(serverPath(asked, `/logs?tail=${LOG_LINES}`));
-    if (asked === view.selected) view.log = text;
-  } catch (error) {
-    view.log = error.message;
-  }
-  drawLog();
-}
-
-function drawLog() {
-  const target = document.getElementById("server-log");
-  if (!target) return;
-  const box = target.querySelector("pre");
-  const atEnd = !box || box.scrollHeight - box.scrollTop - box.clientHeight < 30;
-  render(
-    view.selected
-      ? html`<div class="deck-card-head"><span>${view.selected}</span></div>
-          <pre class="log" tabindex="0">${view.log == null ? "…" : view.log || t("no_log")}</pre>`
-      : html`<p class="empty">${t("pick_a_server")}</p>`,
-    target,
-  );
-  const after = target.querySelector("pre");
-  if (after && atEnd) after.scrollTop = after.scrollHeight;
-}
-
 export function startServers() {
   subscribe(draw);
   subscribe(() => {
     if (!view.selected && state.model && visible("server-list-box") && server(state.model)) select(state.model);
   });
-  setInterval(() => document.hidden || showLog(), 1000);
+  startLog();
   // A tab that is opened has been hidden until now: nothing was drawn there.
   document.addEventListener("click", () => requestAnimationFrame(draw));
 }
