@@ -85,19 +85,28 @@ function build(target) {
   source.append(...["current", "previous", "app"].map(option));
   const search = element("input", { type: "search", placeholder: t("log_search"), ariaLabel: t("log_search"), className: "log-search", maxLength: 200 });
   let typing = null;
+  const sought = () => {
+    clearTimeout(typing);
+    if (search.value.trim() !== view.search) change({ search: search.value.trim() });
+  };
   search.oninput = (event) => {
     clearTimeout(typing);
-    if (!event.isComposing) typing = setTimeout(() => change({ search: search.value.trim() }), 250);
+    if (!event.isComposing) typing = setTimeout(sought, 250);
   };
-  search.addEventListener("compositionend", () => change({ search: search.value.trim() }));
+  search.addEventListener("compositionend", sought);
+  search.onchange = sought; // left, or Enter: before anything else is asked
   search.onkeydown = (event) => {
     if (event.key === "Enter" && !event.isComposing) step(event.shiftKey ? -1 : 1);
-    if (event.key === "Escape" && search.value) change({ search: (search.value = "") });
+    if (event.key !== "Escape" || !search.value) return;
+    event.stopPropagation();
+    change({ search: (search.value = "") });
   };
   const count = element("span", { className: "cap log-count", role: "status" });
   const previous = button("▲", t("log_previous_hit"), () => step(-1));
   const next = button("▼", t("log_next_hit"), () => step(1));
   const back = button(t("log_back"), t("log_back"), () => change({}));
+  const full = button("⤢", t("log_full"), () => target.classList.toggle("full"));
+  target.onkeydown = (event) => event.key === "Escape" && target.classList.remove("full");
   const download = element("a", { className: "btn small log-download", textContent: t("log_download"), download: "" });
   const box = element("pre", { className: "log", tabIndex: 0 });
   const earlier = button(t("log_earlier"), t("log_earlier"), showEarlier);
@@ -106,7 +115,7 @@ function build(target) {
   toEnd.classList.add("log-to-end");
   const note = element("p", { className: "empty" });
   const name = element("span");
-  const tools = element("div", { className: "log-tools" }, source, search, count, previous, next, back, levelLabel, wrapLabel, download);
+  const tools = element("div", { className: "log-tools" }, source, search, count, previous, next, back, levelLabel, wrapLabel, download, full);
   const frame = element("div", { className: "log-frame" }, box, toEnd);
   parts = { note, name, tools, source, search, count, previous, next, back, level, download, box, earlier, toEnd, frame };
   box.addEventListener("scroll", scrolled, { passive: true });
