@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from server_manager import LogAnswer, LogQuery, LogRun, NotAllowed, ServerLogs
 from webui.context import AppContext
-from webui.rest import Context, Operator, server_of
+from webui.rest import Context, Operator
 
 router = APIRouter()
 
@@ -75,7 +75,7 @@ async def app_log(
 
 
 def _logs_of(context: AppContext, name: str) -> ServerLogs:
-    if server_of(context, name).status.attached:
+    if context.manager.server(name).status.attached:
         raise NotAllowed(f"{name} is attached; its log is not here.", "Look where it was started.")
     return ServerLogs(context.settings, context.manager.catalogue)
 

@@ -135,6 +135,16 @@ def test_secrets_are_never_arguments(plain: Settings, folder: Path) -> None:
     assert request.env["OMP_NUM_THREADS"] == "2"
 
 
+def test_password_of_a_proxy_is_a_secret(plain: Settings, folder: Path) -> None:
+    env = {"HTTPS_PROXY": "http://me:geheim@proxy:3128", "HTTP_PROXY": "http://proxy:3128"}
+    spec = ModelSpec("m", str(folder), {"otlp-traces-endpoint": "http://me:geheim@trace:1"}, env)
+    plan = make_plan(spec, plain, model=spec.model, cpu_only=False)
+    assert plan.request.secret_env["HTTPS_PROXY"] == "http://me:geheim@proxy:3128"
+    assert plan.request.env["HTTP_PROXY"] == "http://proxy:3128"
+    assert "geheim" not in plan.command
+    assert "http://me:geheim@trace:1" in plan.request.argv, "vLLM gets it as it is"
+
+
 def test_the_login_token_is_a_flag_and_no_secret(plain: Settings, folder: Path) -> None:
     plan = plan_of(plain, folder, hf_token=True)
     assert "--hf-token" in plan.request.argv

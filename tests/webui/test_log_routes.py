@@ -154,10 +154,10 @@ def test_password_of_a_mirror_is_masked_and_survives_a_save(app: DeckApp) -> Non
     assert "geheim-3" in (app.place.models_dir / "mirrored.env").read_text()
 
 
-def test_log_of_the_app_itself(app: DeckApp) -> None:
-    app.start("quick")
-    assert "quick: starting -> ready" in app.get("/api/log?search=quick:%20starting")
-    assert app.get("/api/log?format=json&tail=1")["lines"][0][2] in ("info", "warning")
+def test_log_of_the_app_itself(stopped: DeckApp) -> None:
+    stopped.start("quick")
+    assert "quick: starting -> ready" in stopped.get("/api/log?search=quick:%20starting")
+    assert stopped.get("/api/log?format=json&tail=1")["lines"][0][2] in ("info", "warning")
 
 
 @pytest.mark.parametrize("path", ["logs", "logs/download", "logs?search=x&format=json"])
