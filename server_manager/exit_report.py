@@ -51,6 +51,7 @@ def _diagnose(record: HandleRecord, *, served: bool, returncode: int | None) -> 
             served=served,
             options=_options(record.argv),
             env={**os.environ, **record.env},
+            whole_run=True,
         )
     except OSError:  # somebody removed it
         return None

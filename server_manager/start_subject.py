@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server_manager.downloads import download_folders
-from server_manager.shell_line import is_secret
+from server_manager.secret_mask import is_secret
 from server_manager.telemetry.base import DeviceSnapshot
 
 _WITHOUT_INFLUENCE = frozenset(

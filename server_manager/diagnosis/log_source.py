@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from server_manager.diagnosis.diagnose import diagnose
 from server_manager.diagnosis.report import Diagnosis
+from server_manager.run_file import open_run
 
 _HEAD_BYTES = 1024 * 1024
 """A start's own log is a tenth of that."""
@@ -26,12 +27,14 @@ def diagnose_file(
     options: Mapping[str, object] | None = None,
     env: Mapping[str, str] | None = None,
     most_bytes: int = _HEAD_BYTES + _TAIL_BYTES,
+    whole_run: bool = False,
 ) -> Diagnosis | None:
     """``diagnose`` for a file; its line numbers are those of the file. Raises ``OSError``.
 
     Of a file with more than ``most_bytes`` the first mebibyte and the end are read, which takes some 50 ms.
+    ``whole_run``: the file is a log of ours, and the parts that rotation has made of it belong to it.
     """
-    with path.open("rb") as log:
+    with open_run(path) if whole_run else path.open("rb") as log:
         size = log.seek(0, os.SEEK_END)
         log.seek(0)
         if size <= most_bytes:

@@ -15,8 +15,10 @@ import pytest
 from processes import VLLM_LOGS
 
 from server_manager import log_rotation
+from server_manager.diagnosis.log_source import diagnose_file
 from server_manager.log_file import LogFollower, tail
 from server_manager.log_rotation import bound_total, rotate, set_aside
+from server_manager.run_file import open_run
 from server_manager.run_log import RunLog
 
 WRITER = """
@@ -266,6 +268,30 @@ def test_total_is_bounded_by_removing_what_was_not_used_for_longest(tmp_path: Pa
     bound_total(tmp_path, 0, {"up"})
     assert left() == {"up.log"}, "the log of a server that is up stays, whatever its size"
     assert bound_total(tmp_path / "nosuch", 0, set()) == []
+
+
+def test_run_can_be_read_as_one_file(tmp_path: Path, cut: str) -> None:
+    path = tmp_path / "m.log"
+    for turn in range(7):
+        write_lines(path, turn * 1000, 1000)
+        rotate(path)
+        with open_run(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            content = file.read()
+            file.seek(size - 7500)
+            assert numbers(file.read().decode().splitlines()) == list(range((turn + 1) * 1000 - 100, (turn + 1) * 1000))
+        assert len(content) == size
+        assert content.decode().splitlines() == whole_run(path)
+
+
+def test_cause_is_found_in_a_part_that_was_rotated_out(tmp_path: Path, cut: str) -> None:
+    path = tmp_path / "m.log"
+    path.write_bytes((VLLM_LOGS / "err_gpu_kv_small.log").read_bytes())
+    expected = diagnose_file(path)
+    rotate(path)
+    write_lines(path, 0, 10)
+    assert diagnose_file(path, whole_run=True) == expected is not None
 
 
 @pytest.fixture
