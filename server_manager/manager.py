@@ -68,7 +68,7 @@ class ServerManager:
         self.catalogue = catalogue
         store = HandleStore(settings.records_dir)
         self._shared = Dependencies(
-            settings, launcher, store, session, readings, lambda: make_mask(settings, catalogue)
+            settings, launcher, store, session, readings, lambda end: make_mask(settings, catalogue).deep(end)
         )
         self._servers: dict[str, Server] = {}
         self._stop_first: dict[str, str] = {}

@@ -32,7 +32,6 @@ from server_manager.memory_parts import MemoryReader
 from server_manager.polite_end import OpenStreams, end_politely
 from server_manager.readiness import until_ready
 from server_manager.restart_policy import Restarter
-from server_manager.secret_mask import SecretMask
 from server_manager.server_state import ExitCause, Restart, ServerExit, ServerState, ServerStatus
 from server_manager.serving_watch import until_ended
 from server_manager.settings import Settings
@@ -57,8 +56,7 @@ class Dependencies:
     store: HandleStore
     session: ClientSession
     readings: Readings
-    secrets: Callable[[], SecretMask] = SecretMask
-    """Makes the mask for what is read from a log."""
+    masked: Callable[[ServerExit], ServerExit] = lambda end: end  # what is read from a log may hold secrets
 
 
 class ServerProcess:
@@ -395,8 +393,8 @@ class ServerProcess:
 
     def _report(self, error: ServerManagerError, seconds: float) -> ServerExit:
         record = self._handle.record if self._handle else None
-        end = report_end(error, served=self.status.state in _SERVING, record=record, seconds=seconds)
-        return self._shared.secrets().deep(end)
+        served = self.status.state in _SERVING
+        return self._shared.masked(report_end(error, served=served, record=record, seconds=seconds))
 
     def _preparing(self, text: str) -> None:
         self._cell.update(phase=StartPhase.PREPARE, detail=text)
