@@ -52,7 +52,7 @@ def test_life_of_a_server(app: DeckApp, tab: DeckPage) -> None:
     expect(card.locator(".command pre")).to_contain_text(f"vllm serve {app.place.weights}")
 
     tab.press("clerk", "Stop")
-    expect(tab.server("clerk")).to_contain_text(re.compile(r"Stopped in \d+\.\d s, nothing left\."))
+    expect(tab.server("clerk")).to_contain_text(re.compile(r"(Stopped|Freed .+) in \d+\.\d s, nothing left\."))
     expect(tab.server("clerk").get_by_role("button", name="Start")).to_be_visible()
     assert app.server("clerk")["state"] == "stopped"
 
@@ -61,7 +61,7 @@ def test_start_can_be_cancelled(app: DeckApp, tab: DeckPage) -> None:
     tab.press("clerk", "Start")
     expect(tab.server("clerk").locator(".chip")).to_have_text("starting")
     tab.press("clerk", "Cancel")
-    expect(tab.server("clerk")).to_contain_text(re.compile(r"Stopped in \d+\.\d s"))
+    expect(tab.server("clerk")).to_contain_text(re.compile(r"(Stopped|Freed .+) in \d+\.\d s"))
     assert app.server("clerk")["state"] == "stopped"
 
 

@@ -278,7 +278,7 @@ async def _ask_stage(stage: Stage, *, engine_dies: bool) -> Answer:
 
 
 async def test_error_event_of_a_dying_engine_is_told_as_its_death(stage: Stage) -> None:
-    with pytest.raises(ServerUnreachable, match="CUDA out of memory"):
+    with pytest.raises(ServerUnreachable, match="The GPU ran out of memory while it served"):
         await _ask_stage(stage, engine_dies=True)
 
 

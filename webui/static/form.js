@@ -164,6 +164,7 @@ export const form = {
   paste: (line) =>
     guarded(async () => {
       const found = await post("/api/parse", { command: line ?? "" });
+      loads++; // a model's form that is still on its way must not take the place of this one
       fill(found);
       edited = true;
       isDraft = false;
