@@ -66,10 +66,11 @@ def find_shortage(
     """The first device on which vLLM's own check will fail, or ``None``.
 
     The formula is vLLM's ``request_memory`` (v1/worker/utils.py): free >= ceil(total * gpu_memory_utilization), on as
-    many devices as the model is split over. It is left to vLLM where the spec sets the cache's size or the devices.
+    many devices as the model is split over. It is made with ``kv-cache-memory-bytes`` too (seen with 0.25.1, and so in
+    the source of 0.32; only the CPU's worker leaves it out then), and left to vLLM where the spec chooses the devices.
     """
     options = spec.options
-    if {"kv-cache-memory-bytes", "device-ids"} & options.keys() or "CUDA_VISIBLE_DEVICES" in {**environ, **spec.env}:
+    if "device-ids" in options or "CUDA_VISIBLE_DEVICES" in {**environ, **spec.env}:
         return None
     try:
         share = float(str(options.get("gpu-memory-utilization", _VLLM_DEFAULT_UTILIZATION)))

@@ -209,6 +209,7 @@ async def test_a_file_that_was_changed_is_used_at_the_next_start(deck: Deck, add
     [
         ([device(0, 40.0)], {}, r"73\.6 GiB of GPU 0 \(gpu-memory-utilization 0\.92\), and 40\.0 GiB are free"),
         ([device(0, 40.0)], {"gpu-memory-utilization": 0.6}, r"48\.0 GiB of GPU 0 .*0\.6\), and 40\.0 GiB"),
+        ([device(0, 66.2)], {"kv-cache-memory-bytes": "1G"}, r"73\.6 GiB of GPU 0 .* 66\.2 GiB are free"),
         ([device(0, 79.0), device(1, 1.5)], {"tensor-parallel-size": 2}, r"73\.6 GiB of GPU 1 .* 1\.5 GiB"),
     ],
 )
@@ -266,7 +267,6 @@ async def test_refusal_names_who_holds_the_memory(
         ([device(0, 75.0)], {}),
         ([device(0, None)], {}),
         ([device(0, 20.0)], {"gpu-memory-utilization": 0.2}),
-        ([device(0, 1.0)], {"kv-cache-memory-bytes": "1G"}),
         ([device(0, 1.0), device(1, 80.0)], {"device-ids": "1"}),
         ([device(0, 79.0), device(1, 1.0)], {}),
     ],
