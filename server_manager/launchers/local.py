@@ -117,6 +117,8 @@ class LocalLauncher:
         """
         if is_same_server(record):
             handle = handle_of(record)
+            # Learns its shared memory and tells the new guardian, before the one that knows it is sent away.
+            await asyncio.to_thread(handle.processes)
             if handle.guardian_pid is not None:
                 dismiss_guardians(record.marker, but=handle.guardian_pid)
             return handle
