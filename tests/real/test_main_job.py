@@ -113,7 +113,9 @@ def test_a_start_that_vllm_refuses_gives_its_reason(real_place: RealPlace, brows
         page.press("odd-flag", "Start")  # both at once
         page.open_tab("chat")
         page.send("Hello")
-        expect(page.status).to_contain_text("max_model_len (100000) is greater than", timeout=START)
+        expect(page.status).to_contain_text(
+            "The context of 100000 tokens is longer than the model can handle", timeout=START
+        )
         expect(page.text).to_have_value("Hello")
 
         page.open_tab("servers")

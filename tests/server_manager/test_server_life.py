@@ -55,8 +55,9 @@ async def keeping(settings: Settings, session: ClientSession) -> AsyncIterator[K
         for server in deck.manager._servers.values():
             if (handle := getattr(server, "_handle", None)) is not None:
                 handle.poll()  # the test is the parent of what an app that has ended would leave to init
-                if (guardian := handle._guardian) is not None and not guardian.alive():
-                    guardian.drop()
+                # An app that has ended looks no more; a last look that was under way here may have made it another.
+                if (guardian := handle._guardian) is not None:
+                    await guardian.close()
 
 
 @pytest.mark.parametrize(("log", "expected"), CAUSES.items(), ids=CAUSES.keys())
