@@ -12,7 +12,7 @@ from typing import Any
 
 from server_manager.errors import ManagerClosed, UnknownLeftover
 from server_manager.launchers.base import HandleRecord
-from server_manager.launchers.leftovers import SHARED_MEMORY, remove_tmpdir
+from server_manager.launchers.leftovers import SHARED_MEMORY, remove_leavings
 from server_manager.launchers.local_handle import LocalServerHandle
 from server_manager.leftover_scan import Findings, ForeignVllm, Leftover, look, still_left_over
 from server_manager.telemetry.base import DeviceSnapshot, Reading
@@ -96,7 +96,7 @@ class Leftovers:
         if found.marker:
             left_pids = await LocalServerHandle(_record_of(found)).kill()
         else:
-            await asyncio.to_thread(remove_tmpdir, found.tmpdir)
+            await asyncio.to_thread(remove_leavings, found.tmpdir)
         left_bytes = await self._until_memory_is_back(found.pids, began) if before else {}
         seconds = time.monotonic() - began
         freed = {index: held for index, held in before.items() if held is not None}

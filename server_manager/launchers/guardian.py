@@ -17,8 +17,7 @@ leave EngineCore with the GPU's memory for good. The next app starts a guardian 
 Why not ``PR_SET_PDEATHSIG``: it fires when the *thread* that started the server ends, and a signal to vLLM's leader
 alone is swallowed while it loads, or leaves EngineCore alive with the GPU's memory.
 
-Lines on the pipe: ``pid PID START_TICKS``, ``shm NAME`` (shared memory that the app has seen in use), ``keep``,
-``bye``.
+Lines on the pipe: ``pid PID START_TICKS``, ``keep``, ``bye``.
 
 Run with ``python -S -E`` and nothing but the standard library: about 9 MiB and 20 ms.
 """
@@ -64,7 +63,7 @@ class Guardian:
     def __init__(self, marker: str, tmpdir: str, *, before_the_server: bool) -> None:
         self.tree = ProcessTree(marker)
         self.tmpdir = tmpdir
-        self.shared_memory = SharedMemoryWatch(before_the_server=before_the_server)
+        self.shared_memory = SharedMemoryWatch(tmpdir, before_the_server=before_the_server)
         self.keep = False
         """Whether the server may outlive the app."""
 
@@ -86,8 +85,6 @@ class Guardian:
                     return True
                 if words[0] == "pid":
                     self.tree.pid, self.tree.start_ticks = int(words[1]), int(words[2])
-                elif words[0] == "shm":
-                    self.shared_memory.ours.add(words[1])
                 elif words[0] == "keep":
                     self.keep = True
 

@@ -1,7 +1,8 @@
 """What a killed vLLM leaves behind, and its removal. Standard library only, for the guardian's sake.
 
 Every start leaves socket files in TMPDIR, so each server has a TMPDIR of its own, which goes as a whole. SIGKILL also
-leaves shared memory in /dev/shm: its names must be learnt from /proc/PID/maps while the processes live.
+leaves shared memory in /dev/shm: its names must be learnt from /proc/PID/maps while the processes live, and are noted
+in TMPDIR, so that whoever tidies up knows them: the app, the guardian, or the next app when both were killed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ SHARED_MEMORY_PREFIXES = ("psm_", "sem.mp-", "sem.loky-", "nccl-", "torch_", "cu
 """Made by Python's shared_memory and multiprocessing, NCCL, torch, CUDA and vLLM. Only these are ever removed: people
 also keep model files in /dev/shm, and vLLM maps those just the same."""
 TMPDIR_PREFIX = "deck-"
+NOTES_NAME = "deck-shared-memory"
+"""File in a server's TMPDIR with the names that have turned out to be its own, one a line."""
 _JUST_NOW_SECONDS = 3.0
 """A tree that was killed as a whole is found dead and tidied up within that time."""
 _MAPPED_AFTER_SECONDS = 0.1
@@ -68,25 +71,28 @@ class SharedMemoryWatch:
 
     SETTLED_SECONDS = 0.5
 
-    def __init__(self, *, before_the_server: bool) -> None:
+    def __init__(self, tmpdir: str, *, before_the_server: bool) -> None:
         """``before_the_server``: the server is yet to be started."""
-        self.ours: set[str] = set()
+        self._tmpdir = tmpdir
+        self.ours = set[str]() if before_the_server else noted_shared_memory(tmpdir)
         self._strangers = shared_memory_candidates() if before_the_server else set[str]()
 
-    def look(self, pids: Callable[[], list[int]]) -> set[str]:
-        """Names that have turned out to be the server's. Asks for its pids only where a name is to be examined."""
+    def look(self, pids: Callable[[], list[int]]) -> None:
+        """Asks for the server's pids only where a name is to be examined."""
         names = shared_memory_candidates()
         self._strangers &= names
         unknown = names - self.ours - self._strangers
         if not unknown:
-            return set()
+            return
         found = mapped_shared_memory(pids(), unknown)
-        self.ours |= found
+        if found:
+            self.ours |= found
+            note_shared_memory(self._tmpdir, found)
         self._strangers |= {name for name in unknown - found if not _is_younger(name, self.SETTLED_SECONDS)}
-        return found
 
     def remove(self) -> None:
         """Once all processes have ended."""
+        self.ours |= noted_shared_memory(self._tmpdir)
         young = {name for name in shared_memory_candidates() - self._strangers if _is_younger(name, _JUST_NOW_SECONDS)}
         if young - self.ours:
             time.sleep(_MAPPED_AFTER_SECONDS)  # one that is just being made by another server is mapped by then
@@ -104,6 +110,32 @@ def remove_shared_memory(names: set[str]) -> None:
             os.unlink(f"{SHARED_MEMORY}/{name}")
         except OSError:  # somebody else was faster
             continue
+
+
+def note_shared_memory(tmpdir: str, names: set[str]) -> None:
+    """Notes that these names are of the server whose TMPDIR this is."""
+    try:
+        descriptor = os.open(f"{tmpdir}/{NOTES_NAME}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    except OSError:  # not there (yet), or no room: whoever learnt the names still knows them
+        return
+    try:
+        # In one write, so that the lines of app and guardian do not mix.
+        os.write(descriptor, "".join(f"{name}\n" for name in sorted(names)).encode())
+    except OSError:  # no room
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def noted_shared_memory(tmpdir: str) -> set[str]:
+    """The names that ``note_shared_memory`` was told; no others than those that could be a server's."""
+    try:
+        descriptor = os.open(f"{tmpdir}/{NOTES_NAME}", os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return set()
+    with open(descriptor, encoding="utf-8", errors="replace") as notes:
+        names = set(notes.read().splitlines())
+    return {name for name in names if name.startswith(SHARED_MEMORY_PREFIXES) and "/" not in name}
 
 
 def remove_tmpdir(path: str) -> None:
@@ -127,6 +159,12 @@ def remove_tmpdir(path: str) -> None:
         os.rmdir(path)
     except OSError:  # something in it would not go
         return
+
+
+def remove_leavings(tmpdir: str) -> None:
+    """Removes the TMPDIR of a server of which no process lives, and the shared memory that is noted there."""
+    remove_shared_memory(noted_shared_memory(tmpdir))
+    remove_tmpdir(tmpdir)
 
 
 def _own_mode(path: str) -> int:

@@ -66,7 +66,7 @@ class LocalLauncher:
         env = child_environment(os.environ, request, self._settings.cache_dir, tmpdir, marker)
         executable = find_executable(request.argv, env)
         started_at = time.time()
-        shared_memory = SharedMemoryWatch(before_the_server=True)
+        shared_memory = SharedMemoryWatch(str(tmpdir), before_the_server=True)
         prepare_log(request.log_path, request.argv)
         guardian = None
         child = None
@@ -117,7 +117,7 @@ class LocalLauncher:
         """
         if is_same_server(record):
             handle = handle_of(record)
-            # Learns its shared memory and tells the new guardian, before the one that knows it is sent away.
+            # Notes its shared memory, before the guardian that knows it is sent away.
             await asyncio.to_thread(handle.processes)
             if handle.guardian_pid is not None:
                 dismiss_guardians(record.marker, but=handle.guardian_pid)

@@ -68,7 +68,7 @@ class LocalServerHandle:
         self._guardian = guardian
         self._tree = ProcessTree(record.marker, record.pid, record.start_ticks)
         self._lock = threading.Lock()
-        self._shared_memory = shared_memory or SharedMemoryWatch(before_the_server=False)
+        self._shared_memory = shared_memory or SharedMemoryWatch(record.tmpdir, before_the_server=False)
         self._ended = False
         self._released = False
         self._killing: asyncio.Task[tuple[int, ...]] | None = None
@@ -202,12 +202,8 @@ class LocalServerHandle:
             return [] if self._ended else self._tree.members(fresh=fresh)
 
     def _learn_shared_memory(self, members: list[Member]) -> None:
-        """Remembers the names in /dev/shm that the tree has mapped; the guardian, which looks more often, does too."""
-        found = self._shared_memory.look(lambda: [member.pid for member in members])
-        with self._lock:
-            if self._guardian is not None:
-                for name in found:
-                    self._guardian.say(f"shm {name}")
+        """Notes the names in /dev/shm that the tree has mapped; the guardian, which looks more often, does too."""
+        self._shared_memory.look(lambda: [member.pid for member in members])
 
     def _watch_guardian(self) -> None:
         """Starts a guardian where there is none (adopted) or where it was killed."""
@@ -222,8 +218,6 @@ class LocalServerHandle:
                 logger.warning("No guardian for %s: %s. It will outlive a crash of the app.", self._record.name, error)
                 return
             self._guardian.say(f"pid {self._leader[0]} {self._leader[1]}")
-            for name in self._shared_memory.ours:
-                self._guardian.say(f"shm {name}")
             if self._released:
                 self._guardian.say("keep")
 

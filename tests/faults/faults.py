@@ -158,9 +158,11 @@ def app_and_guardian_killed(world: World, chance: random.Random) -> str | None:
         return None
     os.kill(world.app.process.pid, signal.SIGSTOP)  # it would give the server another
     world.kill(tree.guardians)
+    if whole := chance.random() < 0.5:
+        world.kill(tree.members)
     world.lose_app(signal.SIGKILL)
     world.unguarded = True
-    return "app and guardian killed"
+    return "app, guardian and server killed" if whole else "app and guardian killed"
 
 
 def everything_terminated(world: World, chance: random.Random) -> str | None:

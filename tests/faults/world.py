@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import time
 from collections import Counter
@@ -63,7 +64,7 @@ class World:
         patience: float,
         *,
         start_seconds: float = 20.0,
-        shm: str = "psm_fake",
+        shm: str = "",
     ) -> None:
         """``patience`` is how many seconds anything may take until it has settled, ``start_seconds`` how many a start
         takes at most; ``shm`` is how names in /dev/shm begin that could be of these servers."""
@@ -200,10 +201,11 @@ class World:
 
 
 def new_world(folder: Path, patience: float) -> World:
-    """The models of ``PERSONALITIES`` in a fresh place."""
+    """The models of ``PERSONALITIES`` in a fresh place. Their shared memory bears a name of this world."""
     place = Place(folder)
+    shm = f"psm_{secrets.token_hex(4)}-"
     for name, fake in PERSONALITIES.items():
-        place.add_model(name, "max-model-len: 4096\nshutdown-timeout: 1\n", **fake)
+        place.add_model(name, "max-model-len: 4096\nshutdown-timeout: 1\n", shm_name=shm, **fake)
     with (place.models_dir / f"{RESTARTED}.env").open("a", encoding="utf-8") as env:
         env.write("DECK_RESTARTS=2\n")
-    return World(place, list(PERSONALITIES), patience)
+    return World(place, list(PERSONALITIES), patience, shm=shm)

@@ -17,7 +17,7 @@ from processes import fake_shared_memory
 
 from server_manager.launchers import guardian
 from server_manager.launchers.base import HandleRecord
-from server_manager.launchers.leftovers import remove_tmpdir
+from server_manager.launchers.leftovers import noted_shared_memory, remove_tmpdir
 from server_manager.launchers.local import LocalLauncher, create_launcher, guardians_of
 from server_manager.launchers.process_tree import ProcessTree, read_marker, read_member
 from server_manager.settings import Settings
@@ -176,6 +176,29 @@ async def test_kept_server_that_dies_while_no_app_is_up_leaves_nothing(start_app
     await all_gone(app)
     assert not fake_shared_memory() - before
     assert "ended while no vLLM Deck was up" in Path(app.record.log_path).read_text()
+
+
+@pytest.mark.slow
+async def test_next_app_knows_the_shared_memory_of_a_server_that_was_killed_with_app_and_guardian(
+    start_app: StartApp, settings: Settings
+) -> None:
+    """Then nobody lives who has seen it in use: the names are noted in TMPDIR."""
+    before = fake_shared_memory()
+    app = await start_app("survive", setsid=1, shm=1)
+    await eventually(lambda: is_serving(app.port), "the server listens")
+    await eventually(lambda: noted_shared_memory(app.record.tmpdir), "its shared memory is noted")
+    os.kill(app.process.pid, signal.SIGSTOP)  # it would start another guardian
+    os.kill(app.facts["guardian"], signal.SIGKILL)
+    others = [pid for pid in processes_with_marker(app.record.marker) if os.getpgid(pid) != app.record.pid]
+    os.killpg(app.record.pid, signal.SIGKILL)  # in one go: an API server that sees its engine die tidies up
+    for pid in others:
+        os.kill(pid, signal.SIGKILL)
+    await app.kill()
+    await asyncio.sleep(3.5)  # what is younger than that would be taken for the server's anyway
+    assert fake_shared_memory() - before
+    assert await create_launcher(settings).adopt(app.record) is None
+    assert not fake_shared_memory() - before
+    assert not Path(app.record.tmpdir).exists()
 
 
 async def test_replaced_guardian_knows_that_the_server_may_survive(start_app: StartApp, settings: Settings) -> None:

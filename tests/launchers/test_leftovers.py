@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from server_manager.launchers.leftovers import (
     SHARED_MEMORY,
     mapped_shared_memory,
+    note_shared_memory,
+    noted_shared_memory,
+    remove_leavings,
     remove_shared_memory,
     shared_memory_candidates,
 )
@@ -60,3 +64,31 @@ def test_what_a_living_process_has_mapped_stays() -> None:
         child.wait()
         child.stdout.close()
         remove_shared_memory(found)
+
+
+def test_noted_names_are_removed_with_the_folder_and_no_others(tmp_path: Path) -> None:
+    noted, other = (f"psm_fake{os.getpid()}-{kind}" for kind in ("noted", "other"))
+    for name in (noted, other):
+        Path(SHARED_MEMORY, name).touch()
+    tmpdir = tmp_path / "deck-0123456789"
+    tmpdir.mkdir()
+    note_shared_memory(str(tmpdir), {noted})
+    note_shared_memory(str(tmpdir), {"psm_gone"})
+    assert noted_shared_memory(str(tmpdir)) == {noted, "psm_gone"}
+    remove_leavings(str(tmpdir))
+    try:
+        assert not tmpdir.exists()
+        assert not Path(SHARED_MEMORY, noted).exists()
+        assert Path(SHARED_MEMORY, other).exists()
+    finally:
+        Path(SHARED_MEMORY, other).unlink()
+
+
+def test_notes_that_name_something_else_are_not_believed(tmp_path: Path) -> None:
+    note_shared_memory(str(tmp_path), {"../../etc/passwd", "psm_/../x", "my-model", "psm_good"})
+    assert noted_shared_memory(str(tmp_path)) == {"psm_good"}
+
+
+def test_names_that_cannot_be_noted_do_no_harm(tmp_path: Path) -> None:
+    note_shared_memory(str(tmp_path / "gone"), {"psm_good"})
+    assert noted_shared_memory(str(tmp_path / "gone")) == set()
