@@ -13,6 +13,7 @@ from server_manager.errors import ServerManagerError
 from server_manager.reclaim import Leftovers, findings_dict
 from server_manager.telemetry import open_probe
 from server_manager.telemetry.sampler import GpuSampler
+from server_manager.units import gib
 
 Ask = Callable[[str, str], Any]
 """Method and path to the answer of the app that is running."""
@@ -31,7 +32,7 @@ def _through_app(ask: Ask, names: Sequence[str], reclaim: bool) -> int:
     _print(found)
     if reclaim:
         for left in found["leftovers"]:
-            _print_receipt(ask("POST", f"/api/leftovers/{quote(left['id'], safe='')}/reclaim"))
+            _print_reclaimed(ask("POST", f"/api/leftovers/{quote(left['id'], safe='')}/reclaim"))
         found = _only(ask("GET", "/api/leftovers"), names)
     return 1 if found["leftovers"] else 0
 
@@ -47,7 +48,7 @@ async def _without_app(names: Sequence[str], reclaim: bool) -> int:
         if reclaim:
             for left in found["leftovers"]:
                 try:
-                    _print_receipt(asdict(await leftovers.reclaim(left["id"])))
+                    _print_reclaimed(asdict(await leftovers.reclaim(left["id"])))
                 except ServerManagerError as error:  # the others can still go
                     print(error)
             found = _only(findings_dict(leftovers.latest, devices, time.time()), names)
@@ -70,23 +71,21 @@ def _print(found: Mapping[str, Any]) -> None:
         owner = "of another vLLM Deck" if other["of_deck"] else f"of {other['user']}: {other['kill']}"
         print(f"not ours   {other['name']:30} {_age(other['age_s']):>8}  {_memory(other)}  {owner}")
     if shared := found["shared_memory"]:
-        print(f"not mapped by any process: {_gib(shared['bytes'])} in /dev/shm: {shared['rm']}")
+        print(f"not mapped by any process: {gib(shared['bytes'])} in /dev/shm: {shared['rm']}")
 
 
-def _print_receipt(receipt: Mapping[str, Any]) -> None:
-    freed = ", ".join(f"{_gib(size)} of GPU {index}" for index, size in receipt["freed_bytes"].items())
-    freed = freed or f"{_gib(receipt['freed_rss_bytes'])} of memory"
-    left = f"still there: pids {_words(receipt['left_pids'])}" if receipt["left_pids"] else "nothing left"
-    print(f"{receipt['name'] or 'folder'}: freed {freed} in {receipt['seconds']:.1f} s, {left}.")
+def _print_reclaimed(reclaimed: Mapping[str, Any]) -> None:
+    left = list(receipt["left"]) if (receipt := reclaimed["receipt"]) else []
+    left += [f"pid {pid} hangs in a driver" for pid in reclaimed["left_pids"]]
+    where = {"gpu": "GPU memory", "ram": "memory"}
+    freed = f"freed {gib(receipt['freed_bytes'])} of {where[receipt['where']]}" if receipt else "removed"
+    rest = f"still there: {'; '.join(left)}" if left else "nothing left"
+    print(f"{reclaimed['name'] or 'folder'}: {freed} in {reclaimed['seconds']:.1f} s, {rest}.")
 
 
 def _memory(entry: Mapping[str, Any]) -> str:
-    held = [f"GPU {gpu['index']}: {_gib(gpu['held_bytes'])}" for gpu in entry["gpus"]]
-    return ", ".join(held) or f"RAM {_gib(entry['rss_bytes'])}"
-
-
-def _gib(size: int | None) -> str:
-    return "?" if size is None else f"{size / 2**30:.2f} GiB"
+    held = [f"GPU {gpu['index']}: {gib(gpu['held_bytes'])}" for gpu in entry["gpus"]]
+    return ", ".join(held) or f"RAM {gib(entry['rss_bytes'])}"
 
 
 def _age(seconds: float) -> str:

@@ -29,6 +29,7 @@ from server_manager.launchers.leftovers import (
     mapped_shared_memory,
     shared_memory_candidates,
 )
+from server_manager.launchers.local import is_guardian
 from server_manager.launchers.process_tree import APP_VARIABLE, MARKER_VARIABLE, read_member
 
 _VLLM_NAME = re.compile(r"^(vllm|\S*::(EngineCor\S*|Worker\S*|APIServer\S*|DPCoord\S*))$", re.IGNORECASE)
@@ -118,11 +119,12 @@ class Findings:
 def look(own_markers: Collection[str]) -> Findings:
     """Reads /proc once: some milliseconds for each hundred processes."""
     processes = list(living_processes())
-    left = left_over(processes, own_markers)
+    guarded = guarded_words(processes)
+    left = left_over(processes, own_markers, guarded)
     used = {process.tmpdir for process in processes} | {arg for process in processes for arg in process.argv}
     ours = {*own_markers, *(leftover.marker for leftover in left)}
     our_sessions = {process.session for process in processes if process.marker in ours}
-    foreign = _foreign(processes, our_sessions)
+    foreign = _foreign(processes, our_sessions, guarded)
     names, size = _unmapped_shared_memory([process.pid for process in processes])
     return Findings((*left, *_folders_without_server(used)), foreign, names, size)
 
@@ -135,13 +137,19 @@ def living_processes() -> Iterable[FoundProcess]:
             yield found
 
 
-def left_over(processes: Sequence[FoundProcess], own_markers: Collection[str]) -> list[Leftover]:
+def guarded_words(processes: Iterable[FoundProcess]) -> set[str]:
+    """The words in the command lines of all guardians: the markers of their servers among them."""
+    return {arg for process in processes if is_guardian(process.argv) for arg in process.argv}
+
+
+def left_over(
+    processes: Iterable[FoundProcess], own_markers: Collection[str], guarded: Collection[str]
+) -> list[Leftover]:
     """The trees that nobody looks after, by the rule above; oldest first."""
     by_marker: dict[str, list[FoundProcess]] = {}
     for process in processes:
         if process.marker and process.app and process.marker not in own_markers:
             by_marker.setdefault(process.marker, []).append(process)
-    guarded = {arg for process in processes if _is_guardian(process) for arg in process.argv}
     found = []
     for marker, members in by_marker.items():
         if marker in guarded or any(_app_lives(member.app) for member in members):
@@ -199,10 +207,6 @@ def _environment(pid: int) -> dict[str, str]:
     return {key.decode(): value.decode(errors="replace") for key, _, value in entries if key in wanted}
 
 
-def _is_guardian(process: FoundProcess) -> bool:
-    return any("launchers.guardian" in arg for arg in process.argv)
-
-
 def _app_lives(app: str) -> bool:
     pid, _, ticks = app.partition(":")
     if not (pid.isdecimal() and ticks.isdecimal()):
@@ -255,9 +259,10 @@ def _unmapped_shared_memory(pids: list[int]) -> tuple[tuple[str, ...], int]:
     return tuple(names), size
 
 
-def _foreign(processes: Sequence[FoundProcess], our_sessions: Collection[int]) -> tuple[ForeignVllm, ...]:
+def _foreign(
+    processes: Iterable[FoundProcess], our_sessions: Collection[int], guarded: Collection[str]
+) -> tuple[ForeignVllm, ...]:
     """Other people's vLLM, one entry for each session."""
-    guarded = {arg for process in processes if _is_guardian(process) for arg in process.argv}
     sessions: dict[int, list[FoundProcess]] = {}
     for process in processes:
         if process.session not in our_sessions and _is_vllm(process):

@@ -12,6 +12,7 @@ from server_manager.errors import InsufficientMemory
 from server_manager.model_spec import ModelSpec
 from server_manager.stop_receipt import Readings
 from server_manager.telemetry.base import DeviceSnapshot, Reading
+from server_manager.units import gib
 
 _VLLM_DEFAULT_UTILIZATION = 0.92
 _STILL_SECONDS = 3.0
@@ -55,7 +56,7 @@ async def until_memory_is_free(
             raise _refusal(spec, shortage, reading)
         progress(
             f"waiting for memory of GPU {shortage.device.index}: "
-            f"{_gib(shortage.free_bytes)} of {_gib(shortage.requested_bytes)} GiB are free"
+            f"{gib(shortage.free_bytes, 1)} of {gib(shortage.requested_bytes, 1)} are free"
         )
         await asyncio.sleep(0.2)
 
@@ -87,8 +88,8 @@ def find_shortage(
 def _refusal(spec: ModelSpec, shortage: Shortage, reading: Reading) -> InsufficientMemory:
     holders = _holders(shortage.device, reading)
     return InsufficientMemory(
-        f"{spec.name} asks for {_gib(shortage.requested_bytes)} GiB of GPU {shortage.device.index} "
-        f"(gpu-memory-utilization {shortage.gpu_memory_utilization:g}), and {_gib(shortage.free_bytes)} GiB are free"
+        f"{spec.name} asks for {gib(shortage.requested_bytes, 1)} of GPU {shortage.device.index} "
+        f"(gpu-memory-utilization {shortage.gpu_memory_utilization:g}), and {gib(shortage.free_bytes, 1)} are free"
         + (f"; the rest is held by {', '.join(holders)}." if holders else "."),
         "Stop another server, or lower gpu-memory-utilization.",
         requested_bytes=shortage.requested_bytes,
@@ -107,8 +108,4 @@ def _holders(device: DeviceSnapshot, reading: Reading, most: int = 3) -> list[st
         name = owner.get(process.pid) or f"{process.name or 'a process of another container'}, pid {process.pid}"
         held[name] = held.get(name, 0) + (process.used_gpu_memory_bytes or 0)
     largest = sorted(held.items(), key=lambda item: -item[1])[:most]
-    return [f"{name} ({_gib(used)} GiB)" if used else name for name, used in largest]
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f}"
+    return [f"{name} ({gib(used, 1)})" if used else name for name, used in largest]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import shlex
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,32 +15,28 @@ from server_manager.launchers.base import HandleRecord
 from server_manager.launchers.leftovers import SHARED_MEMORY, remove_leavings
 from server_manager.launchers.local_handle import LocalServerHandle
 from server_manager.leftover_scan import Findings, ForeignVllm, Leftover, look, still_left_over
-from server_manager.telemetry.base import DeviceSnapshot, Reading
+from server_manager.stop_receipt import ReceiptTaker, StopReceipt
+from server_manager.telemetry.base import DeviceSnapshot
 from server_manager.telemetry.sampler import GpuSampler
 
 log = logging.getLogger(__name__)
-
-_MEMORY_PATIENCE = 10.0
-"""Seconds that a driver may take to give the memory of a dead process back."""
 
 _WORTH_TELLING_BYTES = 1 << 20
 """Semaphores that are left in /dev/shm take some bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a reclaim gave back."""
+class Reclaimed:
+    """What became of a leftover."""
 
     name: str
+    """Of the server; empty where only a folder was left."""
     ended_pids: tuple[int, ...]
-    freed_bytes: Mapping[int, int]
-    """By GPU index; empty where it cannot be told."""
-    freed_rss_bytes: int
     seconds: float
     left_pids: tuple[int, ...] = ()
     """Processes that outlived SIGKILL: they hang in a driver."""
-    left_bytes: Mapping[int, int] | None = None
-    """What the GPUs still list for the ended processes; ``None`` where it cannot be told."""
+    receipt: StopReceipt | None = None
+    """What memory came back; ``None`` where there was none, or nothing is known of it."""
 
 
 class Leftovers:
@@ -72,7 +68,7 @@ class Leftovers:
                 "left over of %s: %s", found.name or "a server", f"pids {found.pids}" if found.pids else found.tmpdir
             )
 
-    async def reclaim(self, leftover_id: str) -> Receipt:
+    async def reclaim(self, leftover_id: str) -> Reclaimed:
         """Ends a leftover and removes its files. Raises ``UnknownLeftover`` where it is gone, or is none any more."""
         async with self._lock:
             known = next((found for found in self.latest.leftovers if found.id == leftover_id), None)
@@ -85,42 +81,35 @@ class Leftovers:
                 raise UnknownLeftover(
                     "It is gone, or somebody looks after it by now: nothing was touched.", "Look again.", id=leftover_id
                 )
-            receipt = await self._end(found)
+            reclaimed = await self._end(found)
             await self.scan()
-            return receipt
+            return reclaimed
 
-    async def _end(self, found: Leftover) -> Receipt:
+    async def _end(self, found: Leftover) -> Reclaimed:
         began = time.monotonic()
-        before = held_by_device(found.pids, self._devices())
+        taker = await self._receipt_taker(found)
         left_pids: tuple[int, ...] = ()
         if found.marker:
             left_pids = await LocalServerHandle(_record_of(found)).kill()
         else:
             await asyncio.to_thread(remove_leavings, found.tmpdir)
-        left_bytes = await self._until_memory_is_back(found.pids, began) if before else {}
+        receipt = await taker.finish() if taker else None
         seconds = time.monotonic() - began
-        freed = {index: held for index, held in before.items() if held is not None}
-        if left_bytes:
-            freed = {index: max(0, held - left_bytes.get(index, 0)) for index, held in freed.items()}
         log.info("reclaimed what was left of %s: pids %s in %.1f s", found.name, found.pids, seconds)
-        return Receipt(found.name, found.pids, freed, found.rss_bytes, seconds, left_pids, left_bytes)
+        return Reclaimed(found.name, found.pids, seconds, left_pids, receipt)
 
-    async def _until_memory_is_back(self, pids: Sequence[int], began: float) -> Mapping[int, int] | None:
-        """Waits until no GPU lists the pids; what they still hold when patience is over."""
-        if self._sampler is None:
+    async def _receipt_taker(self, found: Leftover) -> ReceiptTaker | None:
+        if self._sampler is None or not found.pids:
             return None
-        while True:
-            try:
-                reading: Reading = await self._sampler.next_reading()
-            except ManagerClosed:
-                return None
-            held = {index: size or 0 for index, size in held_by_device(pids, reading.devices).items()}
-            if not held or time.monotonic() - began > _MEMORY_PATIENCE:
-                return held
-
-    def _devices(self) -> Sequence[DeviceSnapshot]:
-        latest = self._sampler.latest if self._sampler else None
-        return latest.devices if latest else ()
+        try:
+            reading = await self._sampler.fresh_reading()
+        except ManagerClosed:
+            return None
+        # A driver that lists no process of it may hide them: then nobody knows.
+        held = held_by_device(found.pids, reading.devices)
+        known = [size for size in held.values() if size is not None]
+        hidden = len(known) < len(held) or not (held or all(each.is_accounted_for for each in reading.devices))
+        return ReceiptTaker(self._sampler, found.pids, found.rss_bytes, None if hidden else sum(known))
 
 
 def _kill_line(found: ForeignVllm) -> str:

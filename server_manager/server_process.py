@@ -357,7 +357,7 @@ class ServerProcess:
         self._cell.transition(ServerState.STOPPING)
         survivors: tuple[int, ...] = ()
         if (handle := self._handle) is not None:
-            receipt = ReceiptTaker(self.name, self._shared.readings, self._stop.asked_at if asked else None)
+            receipt = ReceiptTaker.of_server(self.name, self._shared.readings, self._stop.asked_at if asked else None)
             if asked and was_serving:
                 await end_politely(
                     handle,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from server_manager.errors import ManagerClosed
-from server_manager.telemetry.base import UNACCOUNTED_BYTES, DeviceSnapshot, Reading
+from server_manager.telemetry.base import DeviceSnapshot, Reading
+from server_manager.units import gib
 
 _PATIENCE_SECONDS = 10.0
 """A driver takes back the memory of a process that has ended within some tenths of a second."""
@@ -46,18 +47,37 @@ class StopReceipt:
 
 
 class ReceiptTaker:
-    """Made just before a server ends; ``finish()`` waits until its memory is back."""
+    """Made just before processes end; ``finish()`` waits until their memory is back."""
 
-    def __init__(self, name: str, readings: Readings, began: float | None = None) -> None:
-        """``began`` is the ``time.monotonic()`` from which the seconds count; now, if not given."""
+    def __init__(
+        self,
+        readings: Readings,
+        pids: Collection[int],
+        rss_bytes: int,
+        gpu_bytes: int | None,
+        began: float | None = None,
+    ) -> None:
+        """What the processes hold; ``gpu_bytes`` is ``None`` where the driver does not show which are theirs.
+
+        ``began`` is the ``time.monotonic()`` from which the seconds count; now, if not given.
+        """
         self._readings = readings
         self._began = time.monotonic() if began is None else began
         self._before = readings.latest
-        self._pids = frozenset(self._before.pids.get(name, ())) if self._before else frozenset[int]()
-        self._rss = self._before.rss_bytes.get(name, 0) if self._before else 0
-        held = self._before.gpu_bytes.get(name) if self._before else None
-        self._estimated = held is None
-        self._held = held or 0
+        self._pids = frozenset(pids)
+        self._rss = rss_bytes
+        self._estimated = gpu_bytes is None
+        self._held = gpu_bytes or 0
+
+    @classmethod
+    def of_server(cls, name: str, readings: Readings, began: float | None = None) -> ReceiptTaker:
+        """For a server that the readings know."""
+        before = readings.latest
+        if before is None:
+            return cls(readings, (), 0, None, began)
+        return cls(
+            readings, before.pids.get(name, ()), before.rss_bytes.get(name, 0), before.gpu_bytes.get(name), began
+        )
 
     async def finish(self) -> StopReceipt | None:
         """The receipt; ``None`` where nothing is known of what the server held."""
@@ -97,19 +117,17 @@ class ReceiptTaker:
                 continue
             left = [text for device in devices for text in self._still_held(device)]
             freed = min(self._held, max(0, _freed(devices, used_before)))
-            accounted = all(_is_accounted_for(device) for device in devices)
+            accounted = all(device.is_accounted_for for device in devices)
             back = not left and (accounted or freed >= self._held - _TOLERANCE_BYTES)
             if back:
                 return StopReceipt("gpu", self._held, self._held, self._seconds())
             if time.monotonic() > deadline:
-                missing = self._held - freed
-                left = left or [f"{missing / 2**30:.2f} GiB that the driver names no process for"]
+                left = left or [f"{gib(self._held - freed)} that the driver names no process for"]
                 return StopReceipt("gpu", self._held, freed, self._seconds(), left=tuple(left))
 
     def _still_held(self, device: DeviceSnapshot) -> list[str]:
         return [
-            f"pid {process.pid} ({process.name or 'gone'}): "
-            f"{(process.used_gpu_memory_bytes or 0) / 2**30:.2f} GiB of GPU {device.index}"
+            f"pid {process.pid} ({process.name or 'gone'}): {gib(process.used_gpu_memory_bytes)} of GPU {device.index}"
             for process in device.processes or ()
             if process.pid in self._pids
         ]
@@ -118,12 +136,3 @@ class ReceiptTaker:
 def _freed(devices: list[DeviceSnapshot], used_before: Mapping[int, int | None]) -> int:
     """By how much less of the devices is used than before, in bytes; negative where others took more."""
     return sum((used_before.get(device.index) or 0) - (device.memory_used_bytes or 0) for device in devices)
-
-
-def _is_accounted_for(device: DeviceSnapshot) -> bool:
-    """Whether the processes that the driver lists explain all that is used: then nothing hidden holds memory."""
-    if device.processes is None or device.memory_used_bytes is None:
-        return False
-    named = [process.used_gpu_memory_bytes for process in device.processes]
-    known = sum(used for used in named if used is not None)
-    return None not in named and device.memory_used_bytes - known < UNACCOUNTED_BYTES

@@ -31,8 +31,7 @@ async def scan(context: Context, user: Operator) -> dict[str, Any]:
 @router.post("/api/leftovers/{leftover_id}/reclaim")
 async def reclaim(leftover_id: str, context: Context, user: Operator) -> dict[str, Any]:
     """Ends what is left of one server and answers when it is gone, with a receipt. Nothing else can be ended here."""
-    receipt = await context.leftovers.reclaim(leftover_id)
-    told: dict[str, Any] = msgspec.to_builtins(receipt, str_keys=True)
+    told: dict[str, Any] = msgspec.to_builtins(await context.leftovers.reclaim(leftover_id))
     return told
 
 

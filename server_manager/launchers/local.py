@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -195,15 +195,20 @@ class GuardianProcess:
             await asyncio.sleep(0.005)
 
 
+def is_guardian(argv: Iterable[str]) -> bool:
+    """Whether this is the command line of a guardian, also of one that an earlier version started."""
+    return any("launchers.guardian" in word for word in argv)
+
+
 def guardians_of(marker: str) -> list[Member]:
     """The living guardians of a server, whoever started them: the marker stands in their command line."""
     found = []
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            words = os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
         except OSError:  # gone meanwhile
             continue
-        if os.fsencode(GUARDIAN_CODE) in words and os.fsencode(marker) in words:
+        if marker in words and is_guardian(words):
             member = read_member(pid)
             if member is not None and member.alive:
                 found.append(member)

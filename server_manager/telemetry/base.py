@@ -49,6 +49,15 @@ class DeviceSnapshot:
     error: str | None = None
     """Why this device gives no figures (lost from the bus, …), in words for a person."""
 
+    @property
+    def is_accounted_for(self) -> bool:
+        """Whether the processes that the driver lists explain all that is used: then nothing hidden holds memory."""
+        if self.processes is None or self.memory_used_bytes is None:
+            return False
+        named = [process.used_gpu_memory_bytes for process in self.processes]
+        known = sum(used for used in named if used is not None)
+        return None not in named and self.memory_used_bytes - known < UNACCOUNTED_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class HostSnapshot:

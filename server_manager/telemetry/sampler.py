@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from server_manager.errors import ManagerClosed, TelemetryError
 from server_manager.launchers.base import ProcessInfo
 from server_manager.telemetry._calls import OneAtATime
-from server_manager.telemetry.base import UNACCOUNTED_BYTES, AcceleratorProbe, DeviceSnapshot, Reading
+from server_manager.telemetry.base import AcceleratorProbe, DeviceSnapshot, Reading
 from server_manager.telemetry.host import HostProbe
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def gpu_bytes_by_server(
     answering = [device for device in devices if device.error is None]
     all_seen = (
         bool(answering)
-        and all(_accounts_for_its_memory(device) for device in answering)
+        and all(device.is_accounted_for for device in answering)
         and all(process.name is not None for process in listed)
     )
     result: dict[str, int | None] = {}
@@ -76,13 +76,6 @@ def gpu_bytes_by_server(
         else:
             result[name] = 0 if answering and (all_seen or not pids) else None
     return result
-
-
-def _accounts_for_its_memory(device: DeviceSnapshot) -> bool:
-    if device.processes is None:
-        return False
-    named = sum(process.used_gpu_memory_bytes or 0 for process in device.processes)
-    return (device.memory_used_bytes or 0) - named < UNACCOUNTED_BYTES
 
 
 class GpuSampler:

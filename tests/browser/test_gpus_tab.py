@@ -182,7 +182,7 @@ def test_a_leftover_is_shown_and_reclaimed_with_a_receipt(dead_app: Place, gpus:
     assert dead_app.processes(), "nothing is ended before it was confirmed"
     left.get_by_role("button", name="Reclaim").click()
     receipt = gpus.page.locator("#leftovers .banner.good")
-    expect(receipt).to_contain_text(re.compile(r"gone: freed 10\.00 GiB of GPU 0 in \d+\.\d s, nothing left"))
+    expect(receipt).to_contain_text(re.compile(r"gone: Freed 10\.00 GiB of GPU memory in \d+\.\d s, nothing left"))
     expect(left).to_have_count(0)
     expect(first.locator('.bar [data-kind="leftover"]')).to_have_count(0)
     assert not dead_app.processes()

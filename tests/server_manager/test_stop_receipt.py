@@ -31,7 +31,7 @@ async def receipt_of(
     readings.devices = before
     readings.pids = {"m": pids}
     readings.gpu_bytes = {"m": None if held is None else int(held * GIB)}
-    taker = ReceiptTaker("m", readings)
+    taker = ReceiptTaker.of_server("m", readings)
     readings.script = list(after)
     return await taker.finish()
 
@@ -93,7 +93,7 @@ async def test_container_that_hides_processes_gives_an_estimate() -> None:
 async def test_without_a_gpu_it_is_the_resident_memory() -> None:
     readings = FakeReadings()
     readings.rss_bytes = {"m": 3 * GIB}
-    found = await ReceiptTaker("m", readings).finish()
+    found = await ReceiptTaker.of_server("m", readings).finish()
     assert found is not None
     assert (found.where, found.freed_bytes) == ("ram", 3 * GIB)
 
@@ -103,7 +103,7 @@ async def test_server_that_held_nothing_has_none(devices: list[DeviceSnapshot]) 
     readings = FakeReadings()
     readings.devices = devices
     readings.gpu_bytes = {"m": 0}
-    assert await ReceiptTaker("m", readings).finish() is None
+    assert await ReceiptTaker.of_server("m", readings).finish() is None
 
 
 async def test_driver_that_stops_answering_has_none() -> None:

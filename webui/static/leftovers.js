@@ -1,7 +1,8 @@
 // What servers of a dead app have left on this machine, and other people's vLLM. Operators only.
 import { get, post } from "./api.js";
-import { duration, gib, memory } from "./format.js";
+import { duration, memory } from "./format.js";
 import { t } from "./i18n.js";
+import { receiptText } from "./receipt.js";
 import { changed, refresh, state } from "./state.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
@@ -33,7 +34,7 @@ async function reclaim(left) {
   view.confirming = null;
   changed();
   try {
-    view.receipts.unshift(receiptText(await post(`/api/leftovers/${encodeURIComponent(left.id)}/reclaim`)));
+    view.receipts.unshift(reclaimedText(await post(`/api/leftovers/${encodeURIComponent(left.id)}/reclaim`)));
     view.error = "";
   } catch (error) {
     view.error = error.message;
@@ -45,13 +46,11 @@ async function reclaim(left) {
   await refresh();
 }
 
-function receiptText(receipt) {
-  const gpus = Object.entries(receipt.freed_bytes).map(([index, bytes]) => t("on_gpu", { size: `${gib(bytes, 2)} GiB`, index }));
-  const freed = gpus.join(", ") || memory(receipt.freed_rss_bytes);
-  const values = { name: receipt.name || t("folder"), freed, s: receipt.seconds.toFixed(1), pids: receipt.left_pids.join(", ") };
-  if (receipt.left_pids.length) return t("reclaimed_not_all", values);
-  const held = Object.values(receipt.left_bytes ?? {}).reduce((sum, bytes) => sum + bytes, 0);
-  return held ? t("reclaimed_still_held", { ...values, held: `${gib(held, 2)} GiB` }) : t("reclaimed", values);
+function reclaimedText(done) {
+  const name = done.name || t("folder");
+  const what = done.receipt ? receiptText(done) : t("reclaimed", { s: done.seconds.toFixed(1) });
+  if (done.left_pids.length) return t("reclaimed_not_all", { name, pids: done.left_pids.join(", ") });
+  return t("reclaimed_of", { name, what });
 }
 
 const holds = (entry) =>
