@@ -29,7 +29,7 @@ from webui.errors import NoSuchRoute
 from webui.failure_view import for_operators
 from webui.masked_values import unmasked_url
 from webui.model_form import SOURCE_VARIABLES, described, source_env, source_of, spec_from
-from webui.snapshot import Snapshot, status_dict, without_command
+from webui.snapshot import Snapshot, status_dict, without_command, without_user_names
 from webui.users import User
 
 router = APIRouter()
@@ -119,7 +119,9 @@ async def history(context: Context, user: AnyUser, since: float = 0.0) -> Respon
 @router.get("/api/gpus")
 async def gpus(context: Context, user: AnyUser) -> Response:
     """The latest reading of every GPU by NVML, and of the machine's own memory."""
-    return Response(msgspec.json.encode(context.sampler.latest), media_type="application/json")
+    found = msgspec.to_builtins(context.sampler.latest)
+    shown = found if user.is_operator else without_user_names(found)
+    return Response(msgspec.json.encode(shown), media_type="application/json")
 
 
 @router.get("/api/me")

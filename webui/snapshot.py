@@ -17,6 +17,13 @@ def without_command(status: dict[str, Any]) -> dict[str, Any]:
     return status | {"command": "", "exit": without_proof(status["exit"])}
 
 
+def without_user_names(found: Any) -> Any:
+    """A document without the names of those whose processes stand in it: a guest need not know this machine's users."""
+    if isinstance(found, dict):
+        return {key: None if key == "user" else without_user_names(value) for key, value in found.items()}
+    return [without_user_names(each) for each in found] if isinstance(found, list | tuple) else found
+
+
 def status_dict(status: ServerStatus, now: float | None = None) -> dict[str, Any]:
     """A status for JSON: without the log's tail, with ``elapsed_s``, the seconds in this state (or start)."""
     now = time.time() if now is None else now
@@ -53,7 +60,7 @@ class Snapshot:
             document = self._document(reading)
             self._for_operators = msgspec.json.encode(document)
             document["servers"] = [without_command(server) for server in document["servers"]]
-            self._for_users = msgspec.json.encode(document)
+            self._for_users = msgspec.json.encode(without_user_names(msgspec.to_builtins(document)))
         return self._for_operators if operator else self._for_users
 
     def _document(self, reading: Reading | None) -> dict[str, Any]:

@@ -116,4 +116,6 @@ def _typed(text: str) -> object:
     bare = text.replace(",", "")
     if re.fullmatch(r"-?\d{1,15}", bare):
         return int(bare)
+    if re.fullmatch(r"[1-9]\d{3,8}\.0", text):  # a number of tokens that went through a float on its way to the log
+        return int(text[:-2])
     return float(text) if re.fullmatch(r"-?\d{1,9}\.\d{1,9}", text) else text.strip()

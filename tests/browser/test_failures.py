@@ -20,6 +20,10 @@ def test_card_explains_and_starts_again_corrected(app: DeckApp, place: Place, op
     expect(card.locator(".why")).to_contain_text("The KV cache is too small for one request of 32768 tokens")
     expect(card.locator(".proof")).to_contain_text("the estimated maximum model length is 1696")
     expect(card).to_contain_text("of the log")
+    card.get_by_role("button", name="Show the log").click()
+    expect(deck.page.locator(".log-count")).to_have_text("2 / 2")  # in the exception and in its copy
+    expect(deck.page.locator("#server-log .ln").first).to_contain_text("the estimated maximum model length is 1696")
+    expect(deck.page.locator("#server-log")).to_be_in_viewport()
     fix = card.locator(".fix").first
     expect(fix.locator("del")).to_have_text("--max-model-len 32768")
     expect(fix.locator("ins")).to_have_text("--max-model-len 1664")

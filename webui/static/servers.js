@@ -10,6 +10,7 @@ import { receiptText, restartText } from "./receipt.js";
 import { isLive, refresh, server, state, subscribe } from "./state.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
+const MOST_SOUGHT = 120; // characters: enough to find a line
 const view = { selected: null, message: {} };
 
 const visible = (id) => document.getElementById(id)?.offsetParent != null;
@@ -87,13 +88,21 @@ function buttons(s) {
   return html`<span class="buttons">${log}${byState[s.state]}</span>`;
 }
 
+// The log with the line that proves the diagnosis; all of it where there is no such line.
+function showProof(s) {
+  select(s.name);
+  const { evidence, line } = s.exit.diagnosis ?? {};
+  if (line) openLog(s.name, evidence.split("\n")[0].trim().slice(0, MOST_SOUGHT));
+  document.getElementById("server-log")?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+}
+
 function failure(s) {
   if (s.state !== "failed" || !s.exit) return nothing;
   const more = html`${s.exit.receipt ? html`<div class="cap">${receiptText(s.exit)}</div>` : nothing}
     ${s.restart ? html`<div class="cap" role="status">${restartText(s)}</div>` : nothing}`;
   if (!operator()) return html`${failureCard(s.exit)}${more}`;
   const tryFix = (fix, value) => act(s.name, "retry", { fix, value });
-  return html`${failureCard(s.exit, { tryFix, showLog: () => select(s.name) })}${more}`;
+  return html`${failureCard(s.exit, { tryFix, showLog: () => showProof(s) })}${more}`;
 }
 
 function command(s) {
