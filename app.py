@@ -65,9 +65,11 @@ def is_worth_telling(record: logging.LogRecord) -> bool:
 
 
 def main() -> int:
-    """The exit code: 0, or 1 with one plain message."""
+    """The exit code: 0, 1 with one plain message, or 130 after Ctrl+C, as shells count it."""
     # uvicorn sends itself the signal again when it is done: it must not end the process before ours is cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # And asyncio must not make it the cancelling of a task that has just ended: then nobody would hear of it.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     args = parse()
     try:
         if args.command == "explain":
@@ -85,8 +87,6 @@ def main() -> int:
     except ServerManagerError as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
