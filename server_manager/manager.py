@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -183,6 +183,17 @@ class ServerManager:
             raise
         self._remember(name)
         return server
+
+    @asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[Server]:
+        """The server, ready, and in use by the current task until the block is left.
+
+        A stop lets that task go on for vLLM's ``shutdown-timeout`` and cancels it then. Raises what ``ensure_ready``
+        raises.
+        """
+        server = await self.ensure_ready(name)
+        with server.stream_lease():
+            yield server
 
     def switch(self, name: str, leaving: str | None) -> Server:
         """Begins the start of ``name`` after stopping ``leaving`` (``None``: nothing is stopped); returns at once."""
