@@ -18,8 +18,6 @@ import msgspec
 from server_manager.errors import ContextExceeded, ManagerClosed, RequestRejected, ServerUnreachable
 
 _SHORT = aiohttp.ClientTimeout(total=5)
-_SLEEP = aiohttp.ClientTimeout(total=300)
-"""The first sleep of a 7B takes 16 s: it pins host memory."""
 # No total limit: an answer may take as long as it takes. The first request with a new option can compile for 12 s and
 # a long queue lasts longer, so a read may be silent for a good while too.
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=600)
@@ -145,7 +143,7 @@ class ServerClient:
 
     async def models(self) -> tuple[ServedModel, ...]:
         """What the server serves. Raises ``ServerUnreachable`` or ``RequestRejected``."""
-        body = await self._ask("GET", "/v1/models", _SHORT)
+        body = await self.ask("GET", "/v1/models")
         try:
             return tuple(ServedModel(card.id, card.max_model_len) for card in _decode_models(body).data)
         except msgspec.MsgspecError as error:
@@ -180,19 +178,19 @@ class ServerClient:
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError):
             return None
 
-    async def sleep(self, level: int = 1) -> None:
-        """Puts the model to sleep (vLLM's ``/sleep``). Raises ``ServerUnreachable`` or ``RequestRejected``."""
-        await self._ask("POST", f"/sleep?level={level}", _SLEEP)
+    async def ask(
+        self, method: str, path: str, content: Mapping[str, object] | None = None, *, seconds: float = 5.0
+    ) -> bytes:
+        """The body of an answer with status 200; ``content`` is sent as JSON.
 
-    async def wake_up(self) -> None:
-        """Wakes the model. Raises ``ServerUnreachable`` or ``RequestRejected``."""
-        await self._ask("POST", "/wake_up", _SLEEP)
-
-    async def _ask(self, method: str, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
-        """The body of an answer with status 200."""
+        Raises ``RequestRejected``, or ``ServerUnreachable`` where none comes within so many seconds.
+        """
+        data = None if content is None else msgspec.json.encode(content)
+        headers = self._headers if data is None else {**self._headers, "Content-Type": "application/json"}
+        timeout = aiohttp.ClientTimeout(total=seconds)
         try:
             async with self._session.http.request(
-                method, f"{self.base_url}{path}", headers=self._headers, timeout=timeout
+                method, f"{self.base_url}{path}", headers=headers, data=data, timeout=timeout
             ) as response:
                 body = await response.read()
                 if response.status != 200:

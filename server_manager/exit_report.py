@@ -37,7 +37,7 @@ def report_end(error: ServerManagerError, *, served: bool, record: HandleRecord 
     returncode = error.facts.get("returncode")
     # One that still shuts down after its engine died has none yet; that it ends unasked is known all the same.
     found = _diagnose(record, served=served, returncode=returncode if isinstance(returncode, int) else 0)
-    if found is None:
+    if found is None or (error.next_step and not found.evidence):  # the log proves nothing, and we know better
         return report
     said = found.title if found.known or not found.evidence else found.evidence
     return replace(report, message=f"{error.message} {said}", next_step=found.remedy, diagnosis=found)

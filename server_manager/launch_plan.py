@@ -38,6 +38,8 @@ class LaunchPlan:
     """The flags, with those that we add, without secrets."""
     subject: StartSubject | None = None
     """What its duration depends on; ``None``: it is not compared with other starts."""
+    first_sleep: bool = False
+    """Whether it is to sleep and wake once before it is ready, since the first time is slow."""
 
 
 Planner = Callable[[Callable[[str], None]], Awaitable[LaunchPlan]]

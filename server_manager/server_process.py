@@ -18,9 +18,9 @@ from typing import Any
 
 from server_manager.client import ClientSession, ServerClient
 from server_manager.errors import (
+    ChatError,
     ManagerClosed,
     NotAllowed,
-    RequestRejected,
     ServerManagerError,
     StopError,
 )
@@ -35,6 +35,7 @@ from server_manager.restart_policy import Restarter
 from server_manager.server_state import ExitCause, Restart, ServerExit, ServerState, ServerStatus
 from server_manager.serving_watch import until_ended
 from server_manager.settings import Settings
+from server_manager.sleeper import Sleeper
 from server_manager.start_phase import StartPhase
 from server_manager.start_run import StartRun
 from server_manager.start_subject import StartSubject
@@ -78,7 +79,7 @@ class ServerProcess:
         self._handle: ServerHandle | None = None
         self._shutdown_timeout = shared.settings.shutdown_timeout
         self._streams = OpenStreams()
-        self._sleep_lock = asyncio.Lock()
+        self._sleeper = Sleeper(self._cell, self.client, self._start_cold)
         self._restarter = Restarter(restarts, self._start_again)
 
     # What everyone may know
@@ -138,7 +139,8 @@ class ServerProcess:
                 case ServerState.READY:
                     return self.client()
                 case ServerState.ASLEEP:
-                    await self.wake()
+                    with contextlib.suppress(ChatError):  # it is being started cold
+                        await self.wake()
                 case _:
                     self.start()
                     await self._until_serving()
@@ -206,35 +208,14 @@ class ServerProcess:
 
     async def sleep(self, level: int = 1) -> None:
         """Puts a ready server to sleep. Raises ``NotAllowed`` where it was not started for that, or ``ChatError``."""
-        async with self._sleep_lock:
-            if self.status.state is ServerState.ASLEEP:
-                return
-            if self.status.state is not ServerState.READY:
-                raise NotAllowed(f"{self.name} is not ready.", "Start it, and wait until it is.")
-            client = self.client()
-            if self._handle is not None and "--enable-sleep-mode" not in self._handle.record.argv:
-                raise NotAllowed(
-                    f"{self.name} was started without sleep mode.",
-                    "Add `enable-sleep-mode: true` to its model file and start it again (needs a GPU).",
-                )
-            # Before the request: a sleeping server swallows chats, so nothing may be sent to it from here on.
-            self._cell.transition(ServerState.ASLEEP)
-            try:
-                await client.sleep(level)
-            except RequestRejected:
-                self._awake_again()  # unlike one that did not answer: that may be asleep, and is woken before a chat
-                raise
+        await self._sleeper.sleep(level)
 
     async def wake(self) -> None:
-        """Wakes a sleeping server; does nothing to one that is awake. Raises ``ChatError``."""
-        async with self._sleep_lock:
-            if self.status.state is ServerState.ASLEEP:
-                await self.client().wake_up()
-                self._awake_again()
+        """Wakes a sleeping server; does nothing to one that is awake.
 
-    def _awake_again(self) -> None:
-        if self.status.state is ServerState.ASLEEP:  # it may have been stopped meanwhile
-            self._cell.transition(ServerState.READY)
+        Raises ``ChatError`` where it did not wake well; it is being started cold then.
+        """
+        await self._sleeper.wake()
 
     # A life
 
@@ -262,6 +243,7 @@ class ServerProcess:
             progress=None,
             command="",
             memory=None,
+            sleep=None,
         )
         self._life = asyncio.create_task(life(), name=f"life of {self.name}")
         self._life.add_done_callback(self._life_over)
@@ -275,6 +257,12 @@ class ServerProcess:
             ready_at = self.status.ready_at
             served_seconds = time.time() - ready_at if ready_at else 0.0
             self._cell.update(restart=self._restarter.after(life.result(), served_seconds=served_seconds))
+
+    def _start_cold(self, why: str) -> None:
+        log.warning("%s It is started again.", why)
+        if self._on is not None:
+            self._again = True
+            self._stop.ask()
 
     def _start_again(self) -> None:
         """Once the delay after a crash is over."""
@@ -291,13 +279,13 @@ class ServerProcess:
             self._shared.store.save(handle.record)
             if self._settings.keep_servers:
                 handle.release()
-            await self._serve(handle, plan.command, plan.subject)
+            await self._serve(handle, plan.command, plan.subject, first_sleep=plan.first_sleep)
 
         return await self._until_over(start_and_serve())
 
     async def _live_adopted(self, handle: ServerHandle, command: str) -> ServerExit:
         self._cell.update(started_at=handle.record.started_at)
-        return await self._until_over(self._serve(handle, command, None))
+        return await self._until_over(self._serve(handle, command, None, adopted=True))
 
     async def _until_over(self, life: Coroutine[Any, Any, None]) -> ServerExit:
         """Runs a life and turns the way it ends into the last status."""
@@ -318,9 +306,13 @@ class ServerProcess:
             raise AssertionError("a life ends by an exception")
         return await self._finish(end)
 
-    async def _serve(self, handle: ServerHandle, command: str, subject: StartSubject | None) -> None:
+    async def _serve(
+        self, handle: ServerHandle, command: str, subject: StartSubject | None, *,
+        first_sleep: bool = False, adopted: bool = False,
+    ) -> None:  # fmt: skip
         """Until the server ends by itself (raises) or is asked to (``StopRequested``)."""
         record = handle.record
+        self._sleeper.begin(record)
         start = await StartRun.begin(handle, subject, self._settings, self._shared.readings)
         self._cell.update(
             pid=handle.pid,
@@ -338,6 +330,11 @@ class ServerProcess:
             self._cell.update(**start.fields())
 
         served = await until_ready(handle, self.client(), self._settings, self._stop, start, on_lines)
+        asleep_at = await self._stop.unless_asked(self._sleeper.level_now()) if adopted else 0
+        if first_sleep:
+            start.meter.first_sleep()
+            self._cell.update(**start.fields())
+            await self._stop.unless_asked(self._sleeper.practise())
         self._cell.transition(
             ServerState.READY,
             ready_at=time.time(),
@@ -347,6 +344,7 @@ class ServerProcess:
             served_model_name=served[0].id if served else None,
             max_model_len=served[0].max_model_len if served else None,
         )
+        self._sleeper.found(asleep_at)
         await until_ended(handle, self.client(), self._stop)
 
     async def _finish(self, end: ServerExit) -> ServerExit:
@@ -385,6 +383,7 @@ class ServerProcess:
             phase=None,
             detail="",
             memory=None,
+            sleep=None,
             progress=None,
         )
         return end

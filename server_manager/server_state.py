@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -98,6 +98,24 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class SleepView:
+    """Of a server that was started with vLLM's sleep mode. Seconds are those of the last time."""
+
+    frees_memory: bool
+    """``False`` on a CPU, where the routes answer and nothing moves."""
+    level: int = 0
+    """0 while it is awake; 1: the weights are in host memory; 2: they must be read from the disk again."""
+    first_sleep_s: float | None = None
+    """The first of a process pins host memory."""
+    sleep_s: float | None = None
+    wake_s: float | None = None
+    """Until a token proved that it is awake."""
+
+    def with_fields(self, **fields: float) -> SleepView:
+        return replace(self, **fields)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
 class ServerStatus:
     """A server at one moment. Times are Unix times in seconds."""
 
@@ -129,6 +147,8 @@ class ServerStatus:
     """How the last life ended, until the next one begins."""
     restart: Restart | None = None
     """After a crash: the start that will follow, or, while it starts or serves, the one that did."""
+    sleep: SleepView | None = None
+    """``None`` where it cannot sleep."""
     memory: MemoryParts | None = None
     """What vLLM's log says that it holds memory for, in this life."""
 

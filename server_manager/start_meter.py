@@ -100,6 +100,11 @@ class StartMeter:
         self._download = download if self._log.before_weights else None
         self._entered.setdefault(self.reached.phase, self._clock())
 
+    def first_sleep(self) -> None:
+        """From now on it is put to sleep for the first time."""
+        self._log.first_sleep()
+        self._entered.setdefault(self.reached.phase, self._clock())
+
     def durations(self) -> Mapping[StartPhase, float]:
         """How long each phase has taken so far; empty where that is not known."""
         if not self._known_from_start:

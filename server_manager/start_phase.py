@@ -27,6 +27,8 @@ class StartPhase(StrEnum):
     KV_CACHE = "kv_cache"
     CUDA_GRAPHS = "cuda_graphs"
     SERVING = "serving"
+    FIRST_SLEEP = "first_sleep"
+    """Ours, of a server that can sleep: the first time pins host memory, which takes 16 s with a 7B."""
 
 
 ORDER = tuple(StartPhase)
@@ -131,6 +133,10 @@ class StartProgress:
                 reached = PhaseReached(StartPhase.COMPILE, "")
             self._advance(reached)
         return self.reached != before
+
+    def first_sleep(self) -> None:
+        """It serves, and is put to sleep for the first time."""
+        self._advance(PhaseReached(StartPhase.FIRST_SLEEP, ""))
 
     def downloading(self, detail: str) -> None:
         """Weights are being downloaded: counts only between the begin of loading and the first of the weights."""

@@ -20,7 +20,8 @@ its own behaviour is set by the environment, since the command line belongs to v
     FAKE_VLLM_SHM=1              EngineCore maps a psm_* file in /dev/shm, removed only at a clean end
     FAKE_VLLM_SHM_NAME           how its name begins (default "psm_fake")
     FAKE_VLLM_NOISE=1            a log line over 64 KiB, invalid UTF-8 and progress with bare carriage returns
-    FAKE_VLLM_SLEEP_SECONDS      how long /sleep and /wake_up take (default 0)
+
+What it holds of a GPU and how it sleeps: see ``fake_vllm_sleep.py``.
 
 In a TMPDIR made by the launcher (``deck-*``) it leaves the files that vLLM leaves there.
 """
@@ -39,8 +40,10 @@ import time
 import traceback
 import uuid
 from pathlib import Path
+from urllib.parse import parse_qs
 
 from fake_vllm_answers import VERSION, Engine, Exchange, Rejected, count_tokens, number, setting
+from fake_vllm_sleep import Sleep
 
 # Real lines of a start on a CPU host: seconds are replaced, paths and sizes are not worth the trouble.
 START_LINES = """\
@@ -86,6 +89,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shutdown-timeout", type=float, default=0)
     parser.add_argument("--stream-interval", type=int, default=1)
     parser.add_argument("--reasoning-parser")
+    parser.add_argument("--gpu-memory-utilization", type=float, default=0.92)
+    parser.add_argument("--kv-cache-memory-bytes", default="")
+    parser.add_argument("--tensor-parallel-size", type=int, default=1)
+    parser.add_argument("--enable-sleep-mode", action="store_true")
     args, _ = parser.parse_known_args()
     if args.config:
         with open(args.config, encoding="utf-8") as lines:
@@ -129,7 +136,7 @@ class Server(Engine):
     """The whole server: state, routes, answers."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        super().__init__(args)
+        super().__init__(args, Sleep(args))
         self.phase = "loading"
         self.sigterms = 0
         self.ended = asyncio.Event()
@@ -142,6 +149,7 @@ class Server(Engine):
     def spawn_children(self) -> None:
         if setting("ENGINE", "1") != "0":
             self.children.append(fork_child("VLLM::EngineCor", shm=self.shm))
+            self.sleep.holder = self.children[0]
         if setting("SETSID"):
             self.children.append(fork_child("VLLM::Left", leave_session=True))
         folder = os.environ.get("TMPDIR", "")
@@ -184,6 +192,12 @@ class Server(Engine):
                     known = {k: v for k, v in vars(self.args).items() if k not in ("args", "command")}
                     log(message.format(**known, args=known), process, source)
                 await asyncio.sleep(seconds / len(lines_of_start))
+        if refusal := self.sleep.refusal():
+            log(refusal, "EngineCore", "core.py:1231", "ERROR")
+            raw(f"(EngineCore pid={os.getpid()}) {refusal}")
+            raw("RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+            self.kill_children()
+            raise SystemExit(1)
         if code := setting("EXIT_CODE"):
             if not setting("REPLAY"):
                 try:
@@ -265,7 +279,8 @@ class Server(Engine):
                 method, target, _ = head[0].split(" ")
                 headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
-                exchange = Exchange(reader, writer, method, target.partition("?")[0], headers, body)
+                path, _, query = target.partition("?")
+                exchange = Exchange(reader, writer, method, path, headers, body, query)
                 try:
                     await self.route(exchange)
                 except Rejected as error:
@@ -306,14 +321,28 @@ class Server(Engine):
                 await self.generate(x, chat=True)
             case ("POST", "/v1/completions"):
                 await self.generate(x, chat=False)
-            case ("GET", "/is_sleeping") if self.dev_mode:
-                x.answer(200, {"is_sleeping": self.asleep})
-            case ("POST", "/sleep" | "/wake_up") if self.dev_mode:
-                await asyncio.sleep(number("SLEEP_SECONDS"))
-                self.asleep = x.path == "/sleep"
-                x.answer(200, b"")
+            case (_, "/is_sleeping" | "/sleep" | "/wake_up" | "/collective_rpc" | "/reset_prefix_cache") if (
+                self.dev_mode
+            ):
+                await self.sleep_route(x)
             case _:
                 x.answer(404, {"detail": "Not Found"})
+
+    async def sleep_route(self, x: Exchange) -> None:
+        query = parse_qs(x.query)
+        match x.path:
+            case "/is_sleeping":
+                x.answer(200, {"is_sleeping": self.asleep})
+                return
+            case "/sleep":
+                await self.sleep.sleep(int(query.get("level", ["1"])[0]))
+            case "/wake_up":
+                if not await self.sleep.wake(query.get("tags", [])):
+                    self.kill_children()
+                    os._exit(1)
+            case "/collective_rpc":
+                self.sleep.weights_dropped = self.sleep.weights_dropped and b"reload_weights" not in x.body
+        x.answer(200, {"results": [None]} if x.path == "/collective_rpc" else b"")
 
 
 def main() -> None:

@@ -40,8 +40,9 @@ class Exchange:
         path: str,
         headers: dict[str, str],
         body: bytes,
+        query: str = "",
     ) -> None:
-        self.reader, self.writer = reader, writer
+        self.reader, self.writer, self.query = reader, writer, query
         self.method, self.path, self.headers, self.body = method, path, headers, body
         self.status = 200
 
@@ -75,15 +76,19 @@ class Exchange:
 class Engine:
     """The model's side of the server: counts, sleep, and the making of answers."""
 
-    def __init__(self, args: Any) -> None:
+    def __init__(self, args: Any, sleep: Any) -> None:
         self.args = args
         self.max_model_len: int = args.max_model_len
-        self.asleep = False
+        self.sleep = sleep
         self.engine_dead = False
         self.running = 0
         self.waiting = 0
         self.prompt_tokens = 0
         self.generation_tokens = 0
+
+    @property
+    def asleep(self) -> bool:
+        return self.sleep.level > 0
 
     async def crash(self) -> None:
         raise NotImplementedError
@@ -102,7 +107,11 @@ class Engine:
 
     def metrics(self) -> str:
         label = f'engine="0",model_name="{self.args.names[0]}"'
-        state = f'vllm:engine_sleep_state{{{label},sleep_state="awake"}} {0.0 if self.asleep else 1.0}'
+        states = {"awake": 0, "weights_offloaded": 1, "discard_all": 2}
+        lines = [
+            f'vllm:engine_sleep_state{{{label},sleep_state="{state}"}} {float(self.sleep.level == level)}'
+            for state, level in states.items()
+        ]
         kinds = {
             "num_requests_running": ("gauge", self.running - self.waiting),
             "num_requests_waiting": ("gauge", self.waiting),
@@ -110,7 +119,6 @@ class Engine:
             "prompt_tokens_total": ("counter", self.prompt_tokens),
             "generation_tokens_total": ("counter", self.generation_tokens),
         }
-        lines = [state]
         for name, (kind, value) in kinds.items():
             lines += [f"# HELP vllm:{name} {name}.", f"# TYPE vllm:{name} {kind}"]
             lines.append(f"vllm:{name}{{{label}}} {float(value)}")
@@ -279,6 +287,10 @@ class Answer:
         texts = {k: "".join(t for f, t in self.tokens if f == k) or None for k in ("content", "reasoning")}
         choice: dict[str, object] = {"index": 0, "finish_reason": self.finish, "logprobs": None}
         choice |= {"message": {"role": "assistant", **texts}} if self.chat else {"text": texts["content"] or ""}
+        if self.request.get("logprobs") and not self.chat:
+            likely = self.server.sleep.likely_tokens()
+            choice["text"] = max(likely, key=lambda token: likely[token])
+            choice["logprobs"] = {"top_logprobs": [likely], "tokens": [choice["text"]]}
         self.x.answer(200, {**self.head, "choices": [choice], "usage": self.usage(len(self.tokens))})
 
 

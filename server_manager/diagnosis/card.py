@@ -26,6 +26,7 @@ _PHASES = {
     StartPhase.KV_CACHE: "reserving the KV cache",
     StartPhase.CUDA_GRAPHS: "capturing CUDA graphs",
     StartPhase.SERVING: "opening its port",
+    StartPhase.FIRST_SLEEP: "going to sleep for the first time",
 }
 
 

@@ -152,6 +152,14 @@ class StubServer:
         self.requests: list[dict[str, Any]] = []
         self.stream: Callable[[web.StreamResponse], Any] | None = None
         self.rejection: tuple[int, bytes] | None = None
+        self.routes: list[str] = []
+        """Those of sleep mode that were asked, in order."""
+        self.sleep_level = 0
+        self.dropped = False
+        """The weights, by level 2."""
+        self.wake = "good"
+        self.completes: int | None = None
+        """The status with which text completion is refused."""
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -160,8 +168,13 @@ class StubServer:
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_post("/sleep", self._plain)
-        app.router.add_post("/wake_up", self._plain)
+        app.router.add_post("/sleep", self._sleep)
+        app.router.add_post("/wake_up", self._wake_up)
+        app.router.add_get("/is_sleeping", self._is_sleeping)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_post("/collective_rpc", self._rpc)
+        app.router.add_post("/reset_prefix_cache", self._rpc)
+        app.router.add_post("/v1/completions", self._complete)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -180,8 +193,42 @@ class StubServer:
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=self.health)
 
-    async def _plain(self, request: web.Request) -> web.Response:
+    async def _sleep(self, request: web.Request) -> web.Response:
+        self.routes.append(request.path_qs)
+        self.sleep_level = int(request.query["level"])
+        self.dropped = self.sleep_level == 2
         return web.Response()
+
+    async def _wake_up(self, request: web.Request) -> web.Response:
+        self.routes.append(request.path_qs)
+        if self.wake == "error":
+            return web.json_response({"error": {"message": "CUDA Error: out of memory"}}, status=500)
+        if self.wake != "half" and request.query.get("tags") != "weights":
+            self.sleep_level = 0
+        return web.Response()
+
+    async def _rpc(self, request: web.Request) -> web.Response:
+        self.routes.append(request.path_qs)
+        self.dropped = self.dropped and request.path != "/collective_rpc"
+        return web.json_response({"results": [None]})
+
+    async def _is_sleeping(self, request: web.Request) -> web.Response:
+        return web.json_response({"is_sleeping": self.sleep_level > 0})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        states = ("awake", "weights_offloaded", "discard_all")
+        text = "".join(
+            f'vllm:engine_sleep_state{{engine="0",sleep_state="{state}"}} {float(self.sleep_level == level)}\n'
+            for level, state in enumerate(states)
+        )
+        return web.Response(text=text)
+
+    async def _complete(self, request: web.Request) -> web.Response:
+        if self.completes is not None:
+            return web.json_response({"detail": "no"}, status=self.completes)
+        nonsense = self.dropped or (self.wake == "garbage" and "/wake_up" in self.routes)
+        top = {"!": -0.1} if nonsense else {" Paris": -0.2, " the": -2.0}
+        return web.json_response({"choices": [{"text": next(iter(top)), "logprobs": {"top_logprobs": [top]}}]})
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "stub", "max_model_len": 2048}]})
@@ -272,7 +319,7 @@ class FakeLauncher:
             tmpdir="",
             api_key="key",
             argv=request.argv,
-            env={},
+            env=dict(request.env),
             started_at=time.time(),
         )
         request.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,6 +332,9 @@ class FakeLauncher:
         return self.handle
 
 
-def fake_plan(name: str, settings: Settings, port: int) -> LaunchPlan:
-    request = LaunchRequest(name, ("vllm", "serve", "m", "--enable-sleep-mode"), {}, settings.logs_dir / "x.log", port)
-    return LaunchPlan(request, "vllm serve m", shutdown_timeout=0.2)
+def fake_plan(
+    name: str, settings: Settings, port: int, *, first_sleep: bool = False, routes: bool = True
+) -> LaunchPlan:
+    env = {"VLLM_SERVER_DEV_MODE": "1"} if routes else {}
+    request = LaunchRequest(name, ("vllm", "serve", "m", "--enable-sleep-mode"), env, settings.logs_dir / "x.log", port)
+    return LaunchPlan(request, "vllm serve m", shutdown_timeout=0.2, first_sleep=first_sleep)

@@ -30,6 +30,8 @@ class Stage:
     plan_error: BaseException | None = None
     plans: int = 0
     restarts: int = 0
+    first_sleep: bool = False
+    routes: bool = True
 
     def __post_init__(self) -> None:
         self.plan_gate.set()
@@ -44,7 +46,7 @@ class Stage:
         await self.plan_gate.wait()
         if self.plan_error:
             raise self.plan_error
-        return fake_plan("m", self.settings, self.http.port)
+        return fake_plan("m", self.settings, self.http.port, first_sleep=self.first_sleep, routes=self.routes)
 
     def background(self, work: object) -> asyncio.Task[object]:
         task: asyncio.Task[object] = asyncio.ensure_future(work)  # type: ignore[arg-type]

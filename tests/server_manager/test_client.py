@@ -13,6 +13,7 @@ from aiohttp import web
 from fakes import AddModel, Deck, StubServer
 from processes import free_port
 
+from server_manager import sleep_routes
 from server_manager.client import ChatDelta, ClientSession, ServerClient, _events
 from server_manager.errors import ContextExceeded, ManagerClosed, RequestRejected, ServerUnreachable
 
@@ -192,7 +193,7 @@ async def test_nobody_there(session: ClientSession) -> None:
     assert await client.health() is None
     assert await client.metrics() is None
     assert await client.count_tokens([]) is None
-    for question in (client.models(), client.sleep(), client.wake_up(), ask(client)):
+    for question in (client.models(), sleep_routes.sleep(client, 1), sleep_routes.wake_up(client, 1), ask(client)):
         with pytest.raises(ServerUnreachable, match="does not answer"):
             await question
 
@@ -235,7 +236,10 @@ async def test_figures_tokens_models_and_sleep_of_a_real_process(deck: Deck, add
     assert metrics.generation_tokens_total == 5
     assert metrics.kv_cache_usage_perc == 0
     await server.sleep()
-    await client.wake_up()
+    assert await sleep_routes.is_sleeping(client)
+    assert await sleep_routes.sleep_level(client) == 1
+    await server.wake()
+    assert not await sleep_routes.is_sleeping(client)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from fakes import statuses
@@ -194,14 +193,14 @@ async def test_a_stop_while_a_request_to_health_hangs_is_not_delayed(stage: Stag
         await asyncio.wait_for(stage.server.stop(), 20)
 
 
-async def test_sleep_needs_the_flag(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sleep_needs_the_flag(stage: Stage) -> None:
     stage.http.health = 200
+    stage.routes = False
     await stage.server.ensure_ready()
-    handle = stage.launcher.handle
-    handle.record = replace(handle.record, argv=("vllm", "serve", "m"))
     with pytest.raises(NotAllowed, match="enable-sleep-mode: true"):
         await stage.server.sleep()
     assert stage.server.status.state is READY
+    assert stage.server.status.sleep is None
 
 
 async def test_ready_wanted_wakes_it(stage: Stage) -> None:

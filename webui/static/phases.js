@@ -64,7 +64,7 @@ function segments(s) {
       const { elapsed_s, expected_s } = timeOf(s, phase) ?? {};
       const place = i < now ? "done" : i === now ? "now" : "";
       // Those that few starts have are there only once they are on.
-      const shown = i === now || (timed ? elapsed_s != null || expected_s != null : !["prepare", "download"].includes(phase));
+      const shown = i === now || (timed ? elapsed_s != null || expected_s != null : !["prepare", "download", "first_sleep"].includes(phase));
       const width = timed ? Math.max(expected_s ?? 0, elapsed_s ?? 0, 0.2) : 1;
       const filled = place === "now" && expected_s ? Math.min(0.96, elapsed_s / expected_s) : null;
       return { phase, place, shown, width, filled: s.progress?.overdue ? null : filled };
