@@ -38,8 +38,9 @@ SEARCH_SECONDS = 5.0
 GIVE_UP_SECONDS = 60.0
 """A process that outlives SIGKILL for so long hangs in a driver; nothing in user space can end it."""
 POLL_SECONDS = 0.05
-LOOK_SECONDS = 0.2
-"""Between two looks at /dev/shm, which take about 30 microseconds where it has nothing new."""
+LOOK_SECONDS = 0.05
+"""Between two looks at /dev/shm, which take about 30 microseconds where it has nothing new. What is made there in so
+short a time before guardian, app and server are killed together nobody can know of."""
 
 
 def kill_members(members: list[Member], leader_pid: int) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import httpx
 
 from faults.world import Tree, World
+from server_manager.launchers.guardian import LOOK_SECONDS
 
 Fault = Callable[[World, random.Random], str | None]
 """Does something to the world and says what in few words; ``None`` where it makes no sense just now."""
@@ -157,6 +158,8 @@ def app_and_guardian_killed(world: World, chance: random.Random) -> str | None:
     if world.app is None or not (tree := some_tree(world, chance)):
         return None
     os.kill(world.app.process.pid, signal.SIGSTOP)  # it would give the server another
+    # What nobody has ever looked at cannot be known to be the server's, if all who could tell die at once.
+    time.sleep(4 * LOOK_SECONDS)
     world.kill(tree.guardians)
     if whole := chance.random() < 0.5:
         world.kill(tree.members)
