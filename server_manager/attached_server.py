@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from server_manager.client import ClientSession, ServerClient
 from server_manager.errors import ChatError, NotAllowed
 from server_manager.launchers.base import ProcessInfo
-from server_manager.server_state import ExitCause, ServerExit, ServerState, ServerStatus
+from server_manager.server_state import ExitCause, ServerExit, ServerState, ServerStatus, Waiting
 from server_manager.status_cell import StatusCell
 
 _PROBE_INTERVAL = 5.0
@@ -73,6 +73,19 @@ class AttachedServer:
             self._probe_task.cancel()
             await asyncio.wait([self._probe_task])
             self._probe_task = None
+
+    async def until_started(self) -> bool:
+        """It is never started from here."""
+        return self.status.state is ServerState.READY
+
+    def show_waiting(self, waiting: Waiting | None) -> None:
+        """It waits for nobody."""
+
+    def cut_streams(self) -> None:
+        """It never has to make room."""
+
+    def start_cold(self, why: str) -> None:
+        """Nor is it started."""
 
     def _not_ours(self, what: str) -> NotAllowed:
         return NotAllowed(f"{self.name} is attached and cannot be {what} from here.", "Do it where it was started.")

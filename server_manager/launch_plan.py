@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -22,6 +23,8 @@ from server_manager.start_subject import StartSubject
 CPU_KV_CACHE_BYTES = "512M"
 """Enough for 23,000 tokens of SmolLM2-135M. With it vLLM also skips its check of the memory that is free, which fails
 on every machine that does something else too."""
+NOTHING: Mapping[str, object] = MappingProxyType({})
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 _UNREACHABLE_FLAGS = ("uds", "ssl-keyfile", "ssl-certfile", "root-path", "headless", "grpc")
 
 
@@ -46,8 +49,20 @@ Planner = Callable[[Callable[[str], None]], Awaitable[LaunchPlan]]
 """Makes the plan of the next start; what it passes to its argument is shown as progress meanwhile."""
 
 
-def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool) -> LaunchPlan:
+def make_plan(
+    spec: ModelSpec,
+    settings: Settings,
+    *,
+    model: str,
+    cpu_only: bool,
+    planned: Mapping[str, object] = NOTHING,
+    planned_env: Mapping[str, str] = NO_VARIABLES,
+    switchable: bool = False,
+) -> LaunchPlan:
     """The next start of ``spec``. ``model`` is where the files are, if not at ``spec.model``.
+
+    ``planned`` are flags and variables of the memory planner, for what the user leaves open; ``switchable``: it is to
+    sleep and wake (on a GPU).
 
     Raises ``SpecError`` for flags with which we could not reach the server, a missing folder or a taken port.
     """
@@ -72,11 +87,14 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
         if options.get(flag) is not None and not isinstance(options[flag], bool)
     }
     port = _port(options.pop("port", None), spec)
-    for name, value in _additions(options, cpu_only=cpu_only, settings=settings).items():
+    if sleeps := switchable and not cpu_only:
+        options.setdefault("enable-sleep-mode", True)
+    additions = _additions(options, cpu_only=cpu_only, settings=settings)
+    for name, value in {**additions, **planned}.items():
         options.setdefault(name, value)
     placed = {"host": "127.0.0.1", "port": port, **options}
     serve_args = replace(spec, model=model, options=placed).serve_args()
-    env = {name: value for name, value in spec.vllm_env.items() if not is_secret(name, value)}
+    env = {name: value for name, value in {**planned_env, **spec.vllm_env}.items() if not is_secret(name, value)}
     if options.get("enable-sleep-mode"):
         env["VLLM_SERVER_DEV_MODE"] = "1"  # /sleep and /wake_up exist only then; behind our own port nobody else asks
     if cpu_only and options.get("distributed-executor-backend") == "uni":
@@ -96,6 +114,7 @@ def make_plan(spec: ModelSpec, settings: Settings, *, model: str, cpu_only: bool
         command=shell_line(("vllm", "serve", *serve_args), request.env),
         shutdown_timeout=_seconds(options["shutdown-timeout"], settings.shutdown_timeout),
         options=options,
+        first_sleep=sleeps and options["enable-sleep-mode"] is True,
     )
 
 

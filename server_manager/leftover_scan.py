@@ -29,8 +29,7 @@ from server_manager.launchers.leftovers import (
     mapped_shared_memory,
     shared_memory_candidates,
 )
-from server_manager.launchers.local import is_guardian
-from server_manager.launchers.process_tree import APP_VARIABLE, MARKER_VARIABLE, read_member
+from server_manager.launchers.process_tree import APP_VARIABLE, MARKER_VARIABLE, is_guardian, read_member
 
 _VLLM_NAME = re.compile(r"^(vllm|\S*::(EngineCor\S*|Worker\S*|APIServer\S*|DPCoord\S*))$", re.IGNORECASE)
 """``comm`` of vLLM's processes; the kernel cuts it after 15 characters."""

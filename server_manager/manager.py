@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,14 +19,19 @@ from server_manager.handle_store import HandleStore
 from server_manager.launch_plan import LaunchPlan, check_local_folder, make_plan
 from server_manager.launchers.base import Launcher, ProcessInfo
 from server_manager.memory_gate import until_memory_is_free
+from server_manager.memory_plan.history import MemoryHistory
 from server_manager.model_spec import ModelSpec
+from server_manager.server_dependencies import Dependencies
 from server_manager.server_logs import make_mask
-from server_manager.server_process import Dependencies, ServerProcess
-from server_manager.server_state import LIVE_STATES, ServerExit, ServerState, ServerStatus
+from server_manager.server_process import ServerProcess
+from server_manager.server_state import LIVE_STATES, ServerExit, ServerState, ServerStatus, Waiting
 from server_manager.settings import Settings
 from server_manager.shell_line import shell_line
 from server_manager.start_subject import start_subject
 from server_manager.stop_receipt import Readings
+from server_manager.switching.policy import is_switchable
+from server_manager.switching.rooms import Rooms
+from server_manager.switching.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,10 @@ class Server(Protocol):
     async def stop(self, *, now: bool = False) -> ServerExit | None: ...
     async def sleep(self, level: int = 1) -> None: ...
     async def wake(self) -> None: ...
+    async def until_started(self) -> bool: ...
+    def show_waiting(self, waiting: Waiting | None) -> None: ...
+    def cut_streams(self) -> None: ...
+    def start_cold(self, why: str) -> None: ...
     async def leave(self) -> None: ...
 
 
@@ -71,7 +80,9 @@ class ServerManager:
             settings, launcher, store, session, readings, lambda end: make_mask(settings, catalogue).deep(end)
         )
         self._servers: dict[str, Server] = {}
-        self._stop_first: dict[str, str] = {}
+        self.memory_history = MemoryHistory(settings.memory_history_path)
+        self.rooms = Rooms(lambda: self._servers, readings, self.memory_history, settings.vllm_command[0])
+        self.board = Switchboard(self.server, self.rooms, settings.switch_patience)
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -97,6 +108,7 @@ class ServerManager:
         self._closed = True
         for task in self._background:
             task.cancel()
+        await self.board.close()
 
         async def end(server: Server) -> None:
             if self.settings.keep_servers or server.status.attached:
@@ -174,46 +186,72 @@ class ServerManager:
 
     async def ensure_ready(self, name: str) -> Server:
         """The server once it is ready. Raises what ``Server.ensure_ready`` raises."""
-        self._require_open()
-        server = self.server(name)
-        try:
-            await server.ensure_ready()
-        except StartAborted:
-            self._require_open()  # then it was the app's end that ended the start
-            raise
-        self._remember(name)
-        return server
+        async with self.use(name) as server:
+            return server
 
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[Server]:
         """The server, ready, and in use by the current task until the block is left.
 
-        A stop lets that task go on for vLLM's ``shutdown-timeout`` and cancels it then. Raises what ``ensure_ready``
-        raises.
+        A stop lets that task go on for vLLM's ``shutdown-timeout`` and cancels it then, a server that has to make room
+        after ``switch_patience``. Raises what ``ensure_ready`` raises.
         """
-        server = await self.ensure_ready(name)
-        with server.stream_lease():
-            yield server
+        async with self.use(name) as server:
+            with server.stream_lease():
+                yield server
 
-    def switch(self, name: str, leaving: str | None) -> Server:
-        """Begins the start of ``name`` after stopping ``leaving`` (``None``: nothing is stopped); returns at once."""
+    @asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[Server]:
+        """The server, ready, and not put to sleep until the block is left. Raises what ``ensure_ready`` raises."""
+        self._require_open()
+        self.server(name)
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self.board.use(name))
+            except StartAborted:
+                self._require_open()  # then it was the app's end that ended the start
+                raise
+            self._remember(name)
+            yield self.server(name)
+
+    def switch(self, name: str, leaving: str | None = None, sparing: str | None = None) -> Server:
+        """Begins to bring ``name`` up, and returns at once.
+
+        Where others have to make room, ``leaving`` is the first and ``sparing`` none of them. Without a GPU, where
+        nothing can sleep, ``leaving`` is stopped.
+        """
         self._require_open()
         target = self.server(name)
         other = self._servers.get(leaving) if leaving and leaving != name else None
-        if other is None or other.status.attached or other.status.state not in LIVE_STATES:
-            return self.start(name)
+        leaves = other is not None and not other.status.attached and other.status.state in LIVE_STATES
+        self.rooms.prefer(name, leaving if leaves else None, sparing)
         self._remember(name)
-        self._stop_first[name] = other.name
-        if not target.start():  # it is up or starting: no plan of it will ask for the other's stop
-            del self._stop_first[name]
-            self._in_background(other.stop())
+        if target.status.state is ServerState.ASLEEP:
+            self._in_background(self.board.bring_up(name))
+        elif not target.start() and leaves and other is not None and other.status.sleep is None:
+            self._in_background(other.stop())  # no plan of the target's start will ask for it
         return target
+
+    async def wake(self, name: str) -> None:
+        """Wakes a sleeping server as soon as there is room. Raises ``InsufficientMemory`` or ``ChatError``."""
+        try:
+            await self.board.wake(name, lambda: self.rooms.for_wake(name, self.board))
+        finally:
+            self.rooms.prefer(name, None, None)
+
+    async def sleep(self, name: str, level: int = 1) -> None:
+        """Puts a server to sleep as soon as nobody uses it. Raises ``NotAllowed`` or ``ChatError``."""
+        await self.board.put_to_sleep(name, level)
 
     # Parts
 
     def _process(self, name: str) -> ServerProcess:
         return ServerProcess(
-            name, lambda progress: self._plan(name, progress), self._shared, lambda: self._restarts(name)
+            name,
+            lambda progress: self._plan(name, progress),
+            self._shared,
+            lambda: self._restarts(name),
+            waker=lambda: self.wake(name),
         )
 
     def _restarts(self, name: str) -> int:
@@ -224,20 +262,31 @@ class ServerManager:
             return 0
 
     async def _plan(self, name: str, progress: Callable[[str], None]) -> LaunchPlan:
-        """Everything before the process: the other server's stop, the files, the memory."""
+        """Everything before the process: the files, its turn, the memory."""
         self._require_open()
-        leaving = self._stop_first.pop(name, None)
         spec = self.catalogue.get(name)
         if spec.model not in bundled_models():
-            check_local_folder(spec, spec.model)  # before a server that serves is ended for one that cannot
-        if leaving:
-            progress(f"stopping {leaving}")
-            await self._servers[leaving].stop()
+            check_local_folder(spec, spec.model)  # before a server that serves makes room for one that cannot
         model = spec.model
         if model in bundled_models():
             model = str(await ensure_converted(model, self.settings.cache_dir, self.settings.vllm_command[0], progress))
-        reading = await until_memory_is_free(spec, self._shared.readings, progress, self._one_is_ending)
-        plan = make_plan(spec, self.settings, model=model, cpu_only=not reading.devices)
+        try:
+            decision = await self.board.room_for_start(
+                name, lambda: self.rooms.for_start(spec, model, self.board), progress
+            )
+        finally:
+            self.rooms.prefer(name, None, None)
+        fitted = replace(spec, options={**decision.options_to_add, **spec.options})
+        reading = await until_memory_is_free(fitted, self._shared.readings, progress, self._one_is_ending)
+        plan = make_plan(
+            spec,
+            self.settings,
+            model=model,
+            cpu_only=not reading.devices,
+            planned=decision.options_to_add,
+            planned_env=decision.env_to_add,
+            switchable=is_switchable(spec),
+        )
         python = self.settings.vllm_command[0]
         subject = start_subject(model, plan.options, plan.request.env, devices=reading.devices, vllm_python=python)
         return replace(plan, subject=subject)

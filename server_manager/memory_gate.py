@@ -86,11 +86,11 @@ def find_shortage(
 
 
 def _refusal(spec: ModelSpec, shortage: Shortage, reading: Reading) -> InsufficientMemory:
-    holders = _holders(shortage.device, reading)
+    who = holders(shortage.device, reading)
     return InsufficientMemory(
         f"{spec.name} asks for {gib(shortage.requested_bytes, 1)} of GPU {shortage.device.index} "
         f"(gpu-memory-utilization {shortage.gpu_memory_utilization:g}), and {gib(shortage.free_bytes, 1)} are free"
-        + (f"; the rest is held by {', '.join(holders)}." if holders else "."),
+        + (f"; the rest is held by {', '.join(who)}." if who else "."),
         "Stop another server, or lower gpu-memory-utilization.",
         requested_bytes=shortage.requested_bytes,
         free_bytes=shortage.free_bytes,
@@ -100,7 +100,7 @@ def _refusal(spec: ModelSpec, shortage: Shortage, reading: Reading) -> Insuffici
     )
 
 
-def _holders(device: DeviceSnapshot, reading: Reading, most: int = 3) -> list[str]:
+def holders(device: DeviceSnapshot, reading: Reading, most: int = 3) -> list[str]:
     """Who holds this device's memory, largest first: "Qwen2-7B-Instruct (14.2 GiB)"."""
     owner = {pid: name for name, pids in reading.pids.items() for pid in pids}
     held: dict[str, int] = {}

@@ -80,15 +80,15 @@ class ModelSpec:
         """
         if is_local(self.model):
             return "local"
-        if self._variable("VLLM_USE_MODELSCOPE").lower() in {"1", "true"}:  # as vllm/envs.py reads it
+        if self.setting("VLLM_USE_MODELSCOPE").lower() in {"1", "true"}:  # as vllm/envs.py reads it
             return "modelscope"
-        endpoint = self._variable("HF_ENDPOINT").rstrip("/")
+        endpoint = self.setting("HF_ENDPOINT").rstrip("/")
         return "mirror" if endpoint not in {"", "https://huggingface.co"} else "huggingface"
 
     @property
     def restarts(self) -> int:
         """How often in a row the server may be started again after a crash; 0 where the operator has not said."""
-        text = self._variable(RESTARTS_VARIABLE)
+        text = self.setting(RESTARTS_VARIABLE)
         return int(text) if text.isascii() and text.isdecimal() else 0
 
     @property
@@ -96,7 +96,8 @@ class ModelSpec:
         """``env`` without what is for us alone."""
         return {name: value for name, value in self.env.items() if not name.startswith(_OWN_VARIABLES)}
 
-    def _variable(self, name: str) -> str:
+    def setting(self, name: str) -> str:
+        """An environment variable of the spec, else of the app; empty where neither has it."""
         return self.env.get(name, os.environ.get(name, "")).strip()
 
     def serve_args(self) -> tuple[str, ...]:

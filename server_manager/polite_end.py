@@ -53,3 +53,13 @@ async def end_politely(
         if now > cut_at:
             streams.cut()
         await asyncio.sleep(0.05)
+
+
+async def end_tree(handle: ServerHandle, streams: OpenStreams, patience: tuple[float, float] | None) -> tuple[int, ...]:
+    """Ends all of it, politely first where ``patience`` is given (``shutdown_timeout``, ``kill_after``, in seconds).
+
+    The pids that would not die, normally none.
+    """
+    if patience is not None:
+        await end_politely(handle, streams, shutdown_timeout=patience[0], kill_after=patience[1])
+    return await handle.kill()

@@ -11,36 +11,36 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from server_manager.client import ClientSession, ServerClient
+from server_manager.client import ServerClient
 from server_manager.errors import (
     ChatError,
+    InsufficientMemory,
     ManagerClosed,
     NotAllowed,
     ServerManagerError,
     StopError,
 )
 from server_manager.exit_report import report_end, report_survivors, start_error
-from server_manager.handle_store import HandleStore
 from server_manager.launch_plan import Planner
-from server_manager.launchers.base import HandleRecord, Launcher, ProcessInfo, ServerHandle
+from server_manager.launchers.base import HandleRecord, ProcessInfo, ServerHandle
 from server_manager.memory_parts import MemoryReader
-from server_manager.polite_end import OpenStreams, end_politely
+from server_manager.polite_end import OpenStreams, end_tree
 from server_manager.readiness import until_ready
 from server_manager.restart_policy import Restarter
-from server_manager.server_state import ExitCause, Restart, ServerExit, ServerState, ServerStatus
+from server_manager.server_dependencies import Dependencies
+from server_manager.server_state import ExitCause, Restart, ServerExit, ServerState, ServerStatus, Waiting
 from server_manager.serving_watch import until_ended
-from server_manager.settings import Settings
 from server_manager.sleeper import Sleeper
 from server_manager.start_phase import StartPhase
 from server_manager.start_run import StartRun
 from server_manager.start_subject import StartSubject
 from server_manager.status_cell import StatusCell
-from server_manager.stop_receipt import Readings, ReceiptTaker
+from server_manager.stop_receipt import ReceiptTaker
 from server_manager.stop_request import StopRequest, StopRequested
 
 log = logging.getLogger(__name__)
@@ -48,25 +48,17 @@ log = logging.getLogger(__name__)
 _SERVING = (ServerState.READY, ServerState.ASLEEP)
 
 
-@dataclass(frozen=True, slots=True)
-class Dependencies:
-    """What all servers of a manager share."""
-
-    settings: Settings
-    launcher: Launcher
-    store: HandleStore
-    session: ClientSession
-    readings: Readings
-    masked: Callable[[ServerExit], ServerExit] = lambda end: end  # what is read from a log may hold secrets
-
-
 class ServerProcess:
     """A model's server: at most one tree of processes at a time."""
 
     def __init__(
-        self, name: str, planner: Planner, shared: Dependencies, restarts: Callable[[], int] = lambda: 0
-    ) -> None:
-        """``restarts`` says how often the server may be started again after a crash."""
+        self, name: str, planner: Planner, shared: Dependencies, restarts: Callable[[], int] = lambda: 0,
+        waker: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:  # fmt: skip
+        """``restarts`` says how often the server may be started again after a crash.
+
+        ``waker`` wakes it when somebody needs it (``wake`` itself, if not given): others may have to make room.
+        """
         self.name = name
         self._planner = planner
         self._shared = shared
@@ -79,7 +71,8 @@ class ServerProcess:
         self._handle: ServerHandle | None = None
         self._shutdown_timeout = shared.settings.shutdown_timeout
         self._streams = OpenStreams()
-        self._sleeper = Sleeper(self._cell, self.client, self._start_cold)
+        self._sleeper = Sleeper(self._cell, self.client, self.start_cold)
+        self._waker = waker or self.wake
         self._restarter = Restarter(restarts, self._start_again)
 
     # What everyone may know
@@ -139,11 +132,29 @@ class ServerProcess:
                 case ServerState.READY:
                     return self.client()
                 case ServerState.ASLEEP:
-                    with contextlib.suppress(ChatError):  # it is being started cold
-                        await self.wake()
+                    with contextlib.suppress(ChatError, InsufficientMemory):  # it is being started cold
+                        await self._waker()
                 case _:
                     self.start()
                     await self._until_serving()
+
+    async def until_started(self) -> bool:
+        """Waits for the start that is on, or about to be; whether it serves now."""
+        await self._cell.wait_until(
+            lambda status: (
+                status.state in (*_SERVING, ServerState.FAILED)
+                or (status.state is ServerState.STOPPED and not self._again)
+            )
+        )
+        return self.status.state in _SERVING
+
+    def show_waiting(self, waiting: Waiting | None) -> None:
+        """What it waits for, in the queue of those that are to come up."""
+        if self.status.waiting != waiting:
+            self._cell.update(waiting=waiting)
+
+    def cut_streams(self) -> None:  # ends the answers that are going on
+        self._streams.cut()
 
     async def _until_serving(self) -> None:
         """Waits for the start that is on. Raises ``StartError`` where it, and not a later one, did not succeed."""
@@ -211,10 +222,7 @@ class ServerProcess:
         await self._sleeper.sleep(level)
 
     async def wake(self) -> None:
-        """Wakes a sleeping server; does nothing to one that is awake.
-
-        Raises ``ChatError`` where it did not wake well; it is being started cold then.
-        """
+        """Wakes it if it sleeps. Raises ``ChatError`` where it did not wake well; it is being started cold then."""
         await self._sleeper.wake()
 
     # A life
@@ -258,7 +266,7 @@ class ServerProcess:
             served_seconds = time.time() - ready_at if ready_at else 0.0
             self._cell.update(restart=self._restarter.after(life.result(), served_seconds=served_seconds))
 
-    def _start_cold(self, why: str) -> None:
+    def start_cold(self, why: str) -> None:  # ends the present life and begins another
         log.warning("%s It is started again.", why)
         if self._on is not None:
             self._again = True
@@ -273,7 +281,10 @@ class ServerProcess:
         """From the request to start until nothing is left; how it ended. Raises nothing."""
 
         async def start_and_serve() -> None:
-            plan = await self._stop.unless_asked(self._planner(self._preparing))
+            def preparing(text: str) -> None:
+                self._cell.update(phase=StartPhase.PREPARE, detail=text)
+
+            plan = await self._stop.unless_asked(self._planner(preparing))
             self._shutdown_timeout = plan.shutdown_timeout
             self._handle = handle = await self._shared.launcher.launch(plan.request)
             self._shared.store.save(handle.record)
@@ -356,14 +367,8 @@ class ServerProcess:
         survivors: tuple[int, ...] = ()
         if (handle := self._handle) is not None:
             receipt = ReceiptTaker.of_server(self.name, self._shared.readings, self._stop.asked_at if asked else None)
-            if asked and was_serving:
-                await end_politely(
-                    handle,
-                    self._streams,
-                    shutdown_timeout=self._shutdown_timeout,
-                    kill_after=self._settings.kill_after,
-                )
-            survivors = await handle.kill()
+            patience = (self._shutdown_timeout, self._settings.kill_after) if asked and was_serving else None
+            survivors = await end_tree(handle, self._streams, patience)
             end = replace(end, returncode=handle.poll(), receipt=await receipt.finish())
         self._streams.cut()
         if not survivors:  # else the next app finds them by the record, and tries again
@@ -384,6 +389,7 @@ class ServerProcess:
             detail="",
             memory=None,
             sleep=None,
+            waiting=None,
             progress=None,
         )
         return end
@@ -394,6 +400,3 @@ class ServerProcess:
         record = self._handle.record if self._handle else None
         served = self.status.state in _SERVING
         return self._shared.masked(report_end(error, served=served, record=record, seconds=seconds))
-
-    def _preparing(self, text: str) -> None:
-        self._cell.update(phase=StartPhase.PREPARE, detail=text)

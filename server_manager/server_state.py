@@ -98,6 +98,26 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a server that is to come up waits for."""
+
+    position: int
+    """How many others come first; 0: it is its turn, and it waits for servers to make room."""
+    behind: tuple[str, ...]
+    """Whose turn comes first, or which servers make room."""
+    reason: str = "turn"
+    """``turn``, ``in_use`` (answers that are still going on), ``starting`` or ``ending``."""
+
+    @property
+    def words(self) -> str:
+        names = ", ".join(self.behind)
+        if self.reason == "turn":
+            return f"waiting in line, {self.position} before it ({names})"
+        what = {"in_use": "answers of {} to end", "starting": "{} to have started", "ending": "{} to have ended"}
+        return "waiting for " + what[self.reason].format(names)
+
+
+@dataclass(frozen=True, slots=True)
 class SleepView:
     """Of a server that was started with vLLM's sleep mode. Seconds are those of the last time."""
 
@@ -147,6 +167,8 @@ class ServerStatus:
     """How the last life ended, until the next one begins."""
     restart: Restart | None = None
     """After a crash: the start that will follow, or, while it starts or serves, the one that did."""
+    waiting: Waiting | None = None
+    """In the queue of those that are to come up."""
     sleep: SleepView | None = None
     """``None`` where it cannot sleep."""
     memory: MemoryParts | None = None

@@ -34,6 +34,10 @@ class Settings:
     """Given to vLLM as ``--shutdown-timeout``: how long open requests may go on after a stop."""
     kill_after: float = 5.0
     """How much longer than ``shutdown_timeout`` we wait before SIGKILL."""
+    switch_patience: float = 60.0
+    """How long answers may go on when their server has to make room for another one."""
+    idle_interval: float = 5.0
+    """Between two looks for servers that nobody uses."""
     log_part_bytes: int = 32 * 2**20
     """A server's log that is longer is rotated; three older parts of this size are kept."""
     logs_total_bytes: int = 2**30
@@ -52,6 +56,10 @@ class Settings:
     @property
     def start_history_path(self) -> Path:
         return self.state_dir / "start-history.json"
+
+    @property
+    def memory_history_path(self) -> Path:
+        return self.state_dir / "memory-history.json"
 
     @property
     def cache_dir(self) -> Path:

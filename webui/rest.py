@@ -66,7 +66,8 @@ Operator = Annotated[User, Depends(operator_of)]
 class StartOptions(BaseModel):
     """How to start."""
 
-    leaving: str | None = Field(None, description="A server to stop before; for switching from it.")
+    leaving: str | None = Field(None, description="Who is to make room first; stopped where nothing can sleep.")
+    sparing: str | None = Field(None, description="Who is not to make room.")
 
 
 class ModelForm(BaseModel):
@@ -228,10 +229,10 @@ async def one_server(name: str, context: Context, user: AnyUser) -> dict[str, An
 @router.post("/api/servers/{name}/start", status_code=202)
 async def start(name: str, context: Context, user: Operator, options: StartOptions | None = None) -> dict[str, Any]:
     """Begins a start and answers at once; a server that is up or starting stays as it is."""
-    leaving = options.leaving if options else None
-    for known in filter(None, (name, leaving)):
+    wanted = options or StartOptions(leaving=None, sparing=None)
+    for known in filter(None, (name, wanted.leaving, wanted.sparing)):
         context.manager.server(known)  # says so where there is none of that name
-    return status_dict(context.manager.switch(name, leaving).status)
+    return status_dict(context.manager.switch(name, wanted.leaving, wanted.sparing).status)
 
 
 @router.post("/api/servers/{name}/stop")
@@ -244,11 +245,11 @@ async def stop(name: str, context: Context, user: Operator) -> dict[str, Any]:
 
 @router.post("/api/servers/{name}/sleep")
 async def sleep(
-    name: str, context: Context, user: Operator, level: Annotated[int, Query(ge=1, le=1)] = 1
+    name: str, context: Context, user: Operator, level: Annotated[int, Query(ge=1, le=2)] = 1
 ) -> dict[str, Any]:
     """vLLM's sleep mode; the model must have been started with `enable-sleep-mode` (CUDA only)."""
     server = context.manager.server(name)
-    await server.sleep(level)
+    await context.manager.sleep(name, level)
     return status_dict(server.status)
 
 
@@ -258,7 +259,7 @@ async def wake(name: str, context: Context, user: Operator) -> dict[str, Any]:
     server = context.manager.server(name)
     if not server.status.attached and server.status.state not in _UP:
         raise NotAllowed(f"{name} is not up.", "Start it.")
-    await server.wake()
+    await (server.wake() if server.status.attached else context.manager.wake(name))
     return status_dict(server.status)
 
 

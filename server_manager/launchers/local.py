@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from server_manager.launchers.process_tree import (
     MARKER_VARIABLE,
     Member,
     boot_id,
+    is_guardian,
     read_marker,
     read_member,
     send_signal,
@@ -193,11 +194,6 @@ class GuardianProcess:
             if time.monotonic() > deadline:
                 self._process.kill()
             await asyncio.sleep(0.005)
-
-
-def is_guardian(argv: Iterable[str]) -> bool:
-    """Whether this is the command line of a guardian, also of one that an earlier version started."""
-    return any("launchers.guardian" in word for word in argv)
 
 
 def guardians_of(marker: str) -> list[Member]:

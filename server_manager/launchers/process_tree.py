@@ -10,6 +10,10 @@ from __future__ import annotations
 import os
 import signal
 
+TYPE_CHECKING = False  # of typing, which takes longer to import than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 MARKER_VARIABLE = "DECK_SERVER"
 """Environment variable ``<name>:<random id>`` that every process of a server inherits."""
 APP_VARIABLE = "DECK_APP"
@@ -56,6 +60,11 @@ def read_marker(pid: int) -> str:
     except OSError:  # gone meanwhile, or of another user
         pass
     return ""
+
+
+def is_guardian(argv: Iterable[str]) -> bool:
+    """Whether this is the command line of a guardian, also of one that an earlier version started."""
+    return any("launchers.guardian" in word for word in argv)
 
 
 def boot_id() -> str:

@@ -13,7 +13,8 @@ from server_manager.client import ClientSession
 from server_manager.errors import LaunchError, SpecError
 from server_manager.handle_store import HandleStore
 from server_manager.launch_plan import LaunchPlan
-from server_manager.server_process import Dependencies, ServerProcess
+from server_manager.server_dependencies import Dependencies
+from server_manager.server_process import ServerProcess
 from server_manager.server_state import ServerState
 from server_manager.settings import Settings
 

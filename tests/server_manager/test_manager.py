@@ -10,13 +10,13 @@ import pytest
 from fakes import AddModel, Deck, statuses
 from processes import eventually
 
-from server_manager import memory_gate
 from server_manager.client import ClientSession
 from server_manager.errors import ManagerClosed, SpecError, StartError, UnknownModel
 from server_manager.launchers.local_handle import LocalServerHandle
 from server_manager.metrics_poller import MetricsPoller
 from server_manager.server_state import ExitCause, ServerState
 from server_manager.settings import Settings
+from server_manager.switching import switchboard
 from server_manager.telemetry.base import DeviceProcess, DeviceSnapshot
 
 GIB = 2**30
@@ -207,10 +207,13 @@ async def test_a_file_that_was_changed_is_used_at_the_next_start(deck: Deck, add
 @pytest.mark.parametrize(
     ("devices", "options", "message"),
     [
-        ([device(0, 40.0)], {}, r"73\.6 GiB of GPU 0 \(gpu-memory-utilization 0\.92\), and 40\.0 GiB are free"),
-        ([device(0, 40.0)], {"gpu-memory-utilization": 0.6}, r"48\.0 GiB of GPU 0 .*0\.6\), and 40\.0 GiB"),
-        ([device(0, 66.2)], {"kv-cache-memory-bytes": "1G"}, r"73\.6 GiB of GPU 0 .* 66\.2 GiB are free"),
-        ([device(0, 79.0), device(1, 1.5)], {"tensor-parallel-size": 2}, r"73\.6 GiB of GPU 1 .* 1\.5 GiB"),
+        (
+            [device(0, 40.0)],
+            {"gpu-memory-utilization": 0.6},
+            r"needs 48\.\d GiB of GPU 0.*; 40\.0 GiB of 80\.0 GiB are",
+        ),
+        ([device(0, 1.5)], {}, r"; 1\.5 GiB of 80\.0 GiB are free and 0\.0 GiB could be freed"),
+        ([device(0, 79.0), device(1, 1.5)], {"tensor-parallel-size": 2}, r"GPU 1.*; 1\.5 GiB of 80\.0 GiB are free"),
     ],
 )
 async def test_start_without_the_memory_is_refused(
@@ -221,7 +224,7 @@ async def test_start_without_the_memory_is_refused(
     options: dict[str, object],
     message: str,
 ) -> None:
-    monkeypatch.setattr(memory_gate, "_STILL_SECONDS", 0.1)
+    monkeypatch.setattr(switchboard, "STILL_SECONDS", 0.1)
     add_model("m", options)
     deck.readings.devices = devices
     with pytest.raises(StartError, match=message):
@@ -229,12 +232,12 @@ async def test_start_without_the_memory_is_refused(
     end = deck.manager.server("m").status.exit
     assert end is not None
     assert (end.cause, end.code) == (ExitCause.NOT_LAUNCHED, "insufficient_memory")
-    assert "Stop another server" in end.next_step
+    assert ("Lower gpu-memory-utilization" if "gpu-memory-utilization" in options else "End the other") in end.next_step
 
 
 async def test_start_waits_for_memory_that_is_coming_free(deck: Deck, add_model: AddModel) -> None:
     """As after a stop: the driver takes the memory back bit by bit. The numbers are shown meanwhile."""
-    add_model("m")
+    add_model("m", {"gpu-memory-utilization": 0.92})
     deck.readings.script = [[device(0, free)] for free in (10.0, 30.0, 50.0, 79.0)]
     server = deck.manager.start("m")
     details: list[str] = []
@@ -246,14 +249,14 @@ async def test_start_waits_for_memory_that_is_coming_free(deck: Deck, add_model:
     looking = asyncio.create_task(look())
     await deck.ready("m")
     looking.cancel()
-    assert "waiting for memory of GPU 0: 30.0 of 73.6 GiB are free" in details
+    assert any("waiting for memory" in text and "30.0 GiB of 80.0 GiB are free" in text for text in details)
 
 
 async def test_refusal_names_who_holds_the_memory(
     deck: Deck, add_model: AddModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_gate, "_STILL_SECONDS", 0.1)
-    add_model("m")
+    monkeypatch.setattr(switchboard, "STILL_SECONDS", 0.1)
+    add_model("m", {"gpu-memory-utilization": 0.92})
     held = (DeviceProcess(71, 30 * 2**30, "python"), DeviceProcess(72, 9 * 2**30, "VLLM::EngineCore"))
     deck.readings.devices = [replace(device(0, 40.0), processes=held)]
     deck.readings.pids = {"Qwen2-7B": (72,)}
@@ -265,6 +268,8 @@ async def test_refusal_names_who_holds_the_memory(
     ("devices", "options"),
     [
         ([device(0, 75.0)], {}),
+        ([device(0, 40.0)], {}),
+        ([device(0, 66.2)], {"kv-cache-memory-bytes": "1G"}),
         ([device(0, None)], {}),
         ([device(0, 20.0)], {"gpu-memory-utilization": 0.2}),
         ([device(0, 1.0), device(1, 80.0)], {"device-ids": "1"}),

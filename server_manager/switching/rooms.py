@@ -1,0 +1,281 @@
+"""Looks at GPUs, servers and measured history, asks the memory planner what a change takes, and notes what it took."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from server_manager.errors import InsufficientMemory
+from server_manager.memory_gate import holders
+from server_manager.memory_plan.chosen import chosen_flags
+from server_manager.memory_plan.decision import Decision
+from server_manager.memory_plan.history import MemoryHistory, memory_subject
+from server_manager.memory_plan.measured import Measure, actual_figures
+from server_manager.memory_plan.need import Learned, estimated_residue, memory_needs
+from server_manager.memory_plan.places import places_for
+from server_manager.memory_plan.planner import StartRequest, decide_start, decide_wake
+from server_manager.memory_plan.release import Stop
+from server_manager.memory_plan.shape import ModelShape, find_shape
+from server_manager.memory_plan.world import Device, UpServer, World, device_key, devices_of
+from server_manager.model_spec import ModelSpec
+from server_manager.server_state import LIVE_STATES, ServerState, ServerStatus
+from server_manager.start_subject import StartSubject
+from server_manager.stop_receipt import Readings
+from server_manager.switching.policy import is_switchable
+from server_manager.switching.uses import Uses
+from server_manager.telemetry.base import Reading
+
+_LEVELS = (1, 2)
+"""The weights to host memory while that lasts, else they are dropped and read again."""
+
+
+class Looked(Protocol):
+    """A server, as far as it is looked at here."""
+
+    @property
+    def status(self) -> ServerStatus: ...
+
+
+class Board(Protocol):
+    """The switchboard, as far as it is looked at here."""
+
+    uses: Uses
+
+    def is_moving(self, name: str) -> bool: ...
+    def is_wanted(self, name: str) -> bool: ...
+
+
+@dataclass(slots=True)
+class Planned:
+    """What a start was planned with: kept as long as its server lives."""
+
+    decision: Decision
+    subject: StartSubject | None
+    held_awake: Mapping[str, int] = field(default_factory=dict)
+    """What it held when it was put to sleep, by device: that much it takes back."""
+
+
+class Rooms:
+    """One for all servers. Methods belong to the event loop."""
+
+    def __init__(
+        self,
+        servers: Callable[[], Mapping[str, Looked]],
+        readings: Readings,
+        history: MemoryHistory,
+        vllm_python: str,
+    ) -> None:
+        self._servers = servers
+        self._readings = readings
+        self._history = history
+        self._vllm_python = vllm_python
+        self.planned: dict[str, Planned] = {}
+        self._preferred: dict[str, tuple[str, float | None]] = {}
+        """With the time of its start: one that was started again since is not meant any more."""
+        self._spared: dict[str, str | None] = {}
+
+    def prefer(self, name: str, first: str | None, spared: str | None) -> None:
+        """For the next time that ``name`` comes up: who is to make room first, and who is not to."""
+        self._preferred.pop(name, None)
+        if first is not None:
+            self._preferred[name] = first, self._servers()[first].status.started_at
+        self._spared[name] = spared
+
+    def _first_to_go(self, name: str) -> str | None:
+        first, started_at = self._preferred.get(name, (None, None))
+        if first is None or first not in self._servers():
+            return None
+        status = self._servers()[first].status
+        return first if status.state in LIVE_STATES and status.started_at == started_at else None
+
+    async def for_start(self, spec: ModelSpec, model: str, board: Board) -> Decision | InsufficientMemory:
+        """What a start takes; ``model`` is where its files are."""
+        reading = await self._readings.fresh_reading()
+        devices = devices_of(reading.devices)
+        if not devices:
+            return self._without_gpus(spec.name)
+        flags = chosen_flags(spec.options)
+        places = places_for(devices, spec.options, spec.vllm_env, os.environ)
+        shape = await asyncio.to_thread(self._shape, spec, model)
+        learned: dict[int, Learned] = {}
+
+        def learn(tensor_parallel_size: int) -> Learned:
+            subject = self._subject(spec, model, devices, tensor_parallel_size)
+            return learned.setdefault(tensor_parallel_size, self._history.learned(subject))
+
+        needs = await asyncio.to_thread(memory_needs, shape, flags, places.devices if places else devices, learn)
+        request = StartRequest(spec.name, needs, flags, places, can_sleep=is_switchable(spec))
+        decision = decide_start(request, await self._world(spec.name, reading, devices, board))
+        if isinstance(decision, InsufficientMemory):
+            return _more_about(decision, reading, spec)
+        if isinstance(decision, Decision):
+            size = decision.need.tensor_parallel_size if decision.need else 1
+            self.planned[spec.name] = Planned(decision, self._subject(spec, model, devices, size))
+        return decision
+
+    async def for_wake(self, name: str, board: Board) -> Decision | InsufficientMemory:
+        """What a wake takes."""
+        reading = await self._readings.fresh_reading()
+        devices = devices_of(reading.devices)
+        if not devices:
+            return self._without_gpus(name)
+        return decide_wake(name, await self._world(name, reading, devices, board))
+
+    # What it took
+
+    def before_sleep(self, name: str) -> None:
+        """It is about to be put to sleep: what it holds now it will take back."""
+        reading = self._readings.latest
+        if (planned := self.planned.get(name)) and reading is not None and (held := held_by(name, reading)):
+            planned.held_awake = held
+
+    async def after_start(self, name: str) -> None:
+        """It has become ready."""
+        planned, status = self.planned.get(name), self._servers()[name].status
+        if planned is None or planned.subject is None:
+            return
+        reading = await self._readings.fresh_reading()
+        if figures := actual_figures(status.memory, held_by(name, reading)):
+            await asyncio.to_thread(self._history.record_start, planned.subject, planned.decision, figures)
+        if status.sleep is not None and status.sleep.first_sleep_s is not None:
+            await self._note(planned.subject, Measure.FIRST_SLEEP_S, status.sleep.first_sleep_s)
+
+    async def after_sleep(self, name: str) -> None:
+        """It has fallen asleep."""
+        planned, view = self.planned.get(name), self._servers()[name].status.sleep
+        if planned is None or planned.subject is None or view is None or not view.frees_memory:
+            return
+        reading = await self._readings.fresh_reading()
+        if held := held_by(name, reading):
+            await self._note(planned.subject, Measure.RESIDUE_BYTES, max(held.values()))
+        if view.sleep_s is not None:
+            await self._note(planned.subject, Measure.LATER_SLEEP_S, view.sleep_s)
+
+    async def after_wake(self, name: str, level: int) -> None:
+        """It has been woken from that level."""
+        planned, view = self.planned.get(name), self._servers()[name].status.sleep
+        if planned is not None and planned.subject is not None and view is not None and view.wake_s is not None:
+            await self._note(planned.subject, Measure.RELOAD_S if level == 2 else Measure.WAKE_S, view.wake_s)
+
+    async def _note(self, subject: StartSubject, measure: Measure, value: float) -> None:
+        await asyncio.to_thread(self._history.record, subject, measure, value)
+
+    # Parts
+
+    def _without_gpus(self, name: str) -> Decision:
+        """On a CPU nothing sleeps and nothing is planned: the server that one switches from is stopped."""
+        leaving = self._first_to_go(name)
+        if leaving is None:
+            return Decision()
+        return Decision(actions=(Stop(leaving, 0),), words=f"stopping {leaving}")
+
+    def _shape(self, spec: ModelSpec, model: str) -> ModelShape:
+        revision, folder = spec.options.get("revision"), spec.options.get("download-dir")
+        return find_shape(
+            model,
+            revision=str(revision) if revision else None,
+            download_dir=str(folder) if folder else None,
+            env={**os.environ, **spec.vllm_env},
+        )
+
+    def _subject(
+        self, spec: ModelSpec, model: str, devices: tuple[Device, ...], tensor_parallel_size: int
+    ) -> StartSubject:
+        return memory_subject(
+            model,
+            spec.options,
+            spec.vllm_env,
+            gpu_name=devices[0].name,
+            tensor_parallel_size=tensor_parallel_size,
+            vllm_python=self._vllm_python,
+        )
+
+    async def _world(
+        self,
+        name: str,
+        reading: Reading,
+        devices: tuple[Device, ...],
+        board: Board,
+    ) -> World:
+        up = {
+            other: server.status
+            for other, server in self._servers().items()
+            if server.status.state in LIVE_STATES and not server.status.attached
+        }
+        residues = await asyncio.to_thread(self._residues, tuple(up))
+        servers = tuple(self._up_server(name, status, reading, board, residues[other]) for other, status in up.items())
+        return World(devices, servers, reading.host.memory_available_bytes)
+
+    def _residues(self, names: tuple[str, ...]) -> dict[str, int]:
+        """What each keeps of a GPU while it sleeps: measured, else estimated. Blocking."""
+        found = {}
+        for name in names:
+            planned = self.planned.get(name)
+            known = (
+                self._history.typical(planned.subject, Measure.RESIDUE_BYTES)
+                if planned is not None and planned.subject is not None
+                else None
+            )
+            overhead = planned.decision.need.overhead_bytes if planned and planned.decision.need else 0
+            found[name] = int(known) if known is not None else estimated_residue(overhead)
+        return found
+
+    def _up_server(
+        self,
+        target: str,
+        status: ServerStatus,
+        reading: Reading,
+        board: Board,
+        residue_bytes: int,
+    ) -> UpServer:
+        name, planned = status.name, self.planned.get(status.name)
+        held = held_by(name, reading)
+        will_hold: Mapping[str, int] = {}
+        if status.state is ServerState.STARTING and planned is not None:
+            will_hold = planned.decision.will_hold
+        elif status.state is ServerState.ASLEEP:
+            will_hold = (planned.held_awake if planned else {}) or (planned.decision.will_hold if planned else {})
+        last_used = board.uses.last_used(name) or status.ready_at or 0.0
+        if name == self._first_to_go(target):  # counts as the one that was not used for longest
+            last_used = 0.0
+        sleeps = status.sleep is not None and status.sleep.frees_memory and status.state is ServerState.READY
+        return UpServer(
+            name,
+            status.state,
+            held=held,
+            will_hold=will_hold,
+            residue={key: min(size, residue_bytes) for key, size in held.items()},
+            last_used=last_used,
+            in_use=board.is_wanted(name),
+            is_moving=board.is_moving(name),
+            may_be_freed=name != self._spared.get(target),
+            sleep_levels=_LEVELS if sleeps else (),
+            # What its first sleep has pinned stays with it: a later one needs no more.
+            host_bytes=0 if status.sleep is not None and status.sleep.first_sleep_s is not None else None,
+        )
+
+
+def _more_about(refusal: InsufficientMemory, reading: Reading, spec: ModelSpec) -> InsufficientMemory:
+    """The same with the names of those who hold the memory, and what the model's own flags have to do with it."""
+    device = next((each for each in reading.devices if each.index == refusal.facts.get("device")), None)
+    who = holders(device, reading) if device is not None else []
+    message = f"{refusal.message} It is held by {', '.join(who)}." if who else refusal.message
+    next_step = refusal.next_step
+    if (share := spec.options.get("gpu-memory-utilization")) is not None:
+        message += f" Its file asks for a gpu-memory-utilization of {share}."
+        next_step = f"Lower gpu-memory-utilization, or leave it out to take what is free. {next_step}"
+    return InsufficientMemory(message, next_step, **refusal.facts)
+
+
+def held_by(name: str, reading: Reading) -> dict[str, int]:
+    """What a server's processes hold, in bytes by device key; empty where the driver does not show them."""
+    pids = set(reading.pids.get(name, ()))
+    found: dict[str, int] = {}
+    for device in reading.devices:
+        sizes = [each.used_gpu_memory_bytes for each in device.processes or () if each.pid in pids]
+        if size := sum(filter(None, sizes)):
+            found[device_key(device)] = size
+    return found
