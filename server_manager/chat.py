@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,17 +96,19 @@ class ChatService:
             server = self._manager.server(request.model)
             if not may_start and not server.status.can_be_asked:
                 raise NotAllowed(f"{request.model} is not up.", "Ask an operator to start it, or pick one that is.")
-            async with aclosing(self._until_ready(server)) as progress:
-                async for frame in progress:
-                    yield frame
-            turn = Turn(request.text, model=request.model)
-            async with aclosing(self._stream(server, conversation, request, turn)) as frames:
-                async for text_or_done in frames:
-                    yield text_or_done
+            # Until the last word: nobody puts the server to sleep meanwhile.
+            async with AsyncExitStack() as in_use:
+                async with aclosing(self._until_ready(server, in_use)) as progress:
+                    async for frame in progress:
+                        yield frame
+                turn = Turn(request.text, model=request.model)
+                async with aclosing(self._stream(server, conversation, request, turn)) as frames:
+                    async for text_or_done in frames:
+                        yield text_or_done
 
-    async def _until_ready(self, server: Server) -> AsyncGenerator[ProgressFrame, None]:
+    async def _until_ready(self, server: Server, in_use: AsyncExitStack) -> AsyncGenerator[ProgressFrame, None]:
         began = time.monotonic()
-        ready = asyncio.ensure_future(self._manager.ensure_ready(server.name))
+        ready = asyncio.ensure_future(in_use.enter_async_context(self._manager.use(server.name)))
         try:
             while not ready.done():
                 await asyncio.wait({ready}, timeout=_PROGRESS_INTERVAL)
@@ -245,9 +247,12 @@ class _Reader:
         return error
 
     def _stopped(self) -> ServerUnreachable:
-        return ServerUnreachable(
-            f"{self._server.name} was stopped in the middle of the answer.", "Send again to start it."
-        )
+        name = self._server.name
+        if self._server.status.state in (ServerState.READY, ServerState.ASLEEP):
+            return ServerUnreachable(
+                f"{name} had to make room for another model in the middle of the answer.", "Send again to wake it."
+            )
+        return ServerUnreachable(f"{name} was stopped in the middle of the answer.", "Send again to start it.")
 
     def close(self) -> None:
         """Closes the connection, which aborts the request in vLLM."""

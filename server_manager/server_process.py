@@ -45,7 +45,7 @@ from server_manager.stop_request import StopRequest, StopRequested
 
 log = logging.getLogger(__name__)
 
-_SERVING = (ServerState.READY, ServerState.ASLEEP)
+_STOPPED, _SERVING = ServerState.STOPPED, (ServerState.READY, ServerState.ASLEEP)
 
 
 class ServerProcess:
@@ -140,12 +140,8 @@ class ServerProcess:
 
     async def until_started(self) -> bool:
         """Waits for the start that is on, or about to be; whether it serves now."""
-        await self._cell.wait_until(
-            lambda status: (
-                status.state in (*_SERVING, ServerState.FAILED)
-                or (status.state is ServerState.STOPPED and not self._again)
-            )
-        )
+        over = (*_SERVING, ServerState.FAILED)
+        await self._cell.wait_until(lambda now: now.state in over or (now.state is _STOPPED and not self._again))
         return self.status.state in _SERVING
 
     def show_waiting(self, waiting: Waiting | None) -> None:

@@ -25,6 +25,7 @@ NOTES_NAME = "deck-shared-memory"
 _JUST_NOW_SECONDS = 3.0
 """A tree that was killed as a whole is found dead and tidied up within that time."""
 _MAPPED_AFTER_SECONDS = 0.1
+_REMOVE_TRIES, _REMOVE_AGAIN_SECONDS = 10, 0.02
 
 
 def shared_memory_candidates() -> set[str]:
@@ -141,10 +142,24 @@ def noted_shared_memory(tmpdir: str) -> set[str]:
 def remove_tmpdir(path: str) -> None:
     """Removes a server's TMPDIR with all that is in it; refuses any folder that a launcher did not make.
 
-    Not ``shutil.rmtree``: importing shutil doubles the time that the guardian takes to start.
+    Not ``shutil.rmtree``: importing shutil doubles the time that the guardian takes to start. More than once where
+    need be: somebody who has just seen the server alive may still be writing a note.
     """
     if not os.path.basename(path).startswith(TMPDIR_PREFIX) or not stat.S_ISDIR(_own_mode(path)):
         return
+    for _ in range(_REMOVE_TRIES):
+        _empty(path)
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:  # somebody else was faster
+            return
+        except OSError:  # something is in it again, or would not go
+            time.sleep(_REMOVE_AGAIN_SECONDS)
+        else:
+            return
+
+
+def _empty(path: str) -> None:
     for folder, subfolders, files in os.walk(path, topdown=False):
         for name in files + subfolders:
             inside = os.path.join(folder, name)
@@ -155,10 +170,6 @@ def remove_tmpdir(path: str) -> None:
                     os.unlink(inside)
             except OSError:  # best effort: the rest can still go
                 continue
-    try:
-        os.rmdir(path)
-    except OSError:  # something in it would not go
-        return
 
 
 def remove_leavings(tmpdir: str) -> None:

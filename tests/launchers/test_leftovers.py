@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from server_manager.launchers.leftovers import (
     SHARED_MEMORY,
     mapped_shared_memory,
@@ -14,6 +16,7 @@ from server_manager.launchers.leftovers import (
     noted_shared_memory,
     remove_leavings,
     remove_shared_memory,
+    remove_tmpdir,
     shared_memory_candidates,
 )
 
@@ -92,3 +95,22 @@ def test_notes_that_name_something_else_are_not_believed(tmp_path: Path) -> None
 def test_names_that_cannot_be_noted_do_no_harm(tmp_path: Path) -> None:
     note_shared_memory(str(tmp_path / "gone"), {"psm_good"})
     assert noted_shared_memory(str(tmp_path / "gone")) == set()
+
+
+def test_folder_into_which_somebody_still_writes_is_removed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The app's sampler notes a name in the moment in which the folder is removed."""
+    tmpdir = tmp_path / "deck-0123456789"
+    tmpdir.mkdir()
+    late = iter([{"psm_late"}, {"psm_later"}])
+    rmdir = os.rmdir
+
+    def note_and_rmdir(path: str) -> None:
+        if path == str(tmpdir) and (names := next(late, None)):
+            note_shared_memory(path, names)
+        rmdir(path)
+
+    monkeypatch.setattr(os, "rmdir", note_and_rmdir)
+    remove_tmpdir(str(tmpdir))
+    assert not tmpdir.exists()

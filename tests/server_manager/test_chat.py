@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import signal
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -266,10 +267,12 @@ async def _ask_stage(stage: Stage, *, engine_dies: bool) -> Answer:
 
     stage.http.stream = stream
 
-    async def ensure_ready(name: str) -> object:
-        return await stage.server.ensure_ready()
+    @asynccontextmanager
+    async def use(name: str) -> AsyncIterator[object]:
+        await stage.server.ensure_ready()
+        yield stage.server
 
-    manager = SimpleNamespace(server=lambda name: stage.server, ensure_ready=ensure_ready)
+    manager = SimpleNamespace(server=lambda name: stage.server, use=use)
     chat = ChatService(manager, ConversationStore())  # type: ignore[arg-type]
     answer = Answer()
     async for frame in chat.answer(ChatRequest(CONVERSATION, "m", "hello"), owner=OWNER, may_start=True):

@@ -172,7 +172,7 @@ def test_sleep_is_refused_with_the_reason(stopped: DeckApp) -> None:
     error = stopped.post("/api/servers/quick/sleep", status=409)["error"]
     assert "enable-sleep-mode" in error["next_step"]
     assert stopped.server("quick")["state"] == "ready"
-    stopped.post("/api/servers/quick/sleep?level=2", status=422)
+    stopped.post("/api/servers/quick/sleep?level=3", status=422)
 
 
 @pytest.mark.parametrize(
