@@ -195,7 +195,6 @@ async def test_next_app_knows_the_shared_memory_of_a_server_that_was_killed_with
         os.kill(pid, signal.SIGKILL)
     await app.kill()
     await asyncio.sleep(3.5)  # what is younger than that would be taken for the server's anyway
-    assert fake_shared_memory() - before
     assert await create_launcher(settings).adopt(app.record) is None
     assert not fake_shared_memory() - before
     assert not Path(app.record.tmpdir).exists()
