@@ -86,9 +86,7 @@ def refusal(name: str, need: MemoryNeed | None, needed: Mapping[str, int], world
     """
     devices = {device.index: device for device in world.devices if device.key in needed}
     accounts = [_account(device, needed[device.key], world) for device in devices.values()]
-    count = need.gpu_count if need else 1
-    # Of several that it needs, the one that comes nearest among those that are not good enough.
-    nearest = sorted(accounts, key=lambda each: (each.missing_bytes, each.device))[min(count, len(accounts)) - 1]
+    nearest = min(accounts, key=lambda each: (each.missing_bytes, each.device))
     message = f"{name} needs {gib(nearest.requested_bytes, 1)} of {devices[nearest.device].words}"
     if need is not None and need.least_bytes is not None:
         message += (
