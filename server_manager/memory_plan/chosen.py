@@ -36,6 +36,10 @@ class ChosenFlags:
     quantization: str | None = None
     enforce_eager: bool = False
     """Whether there are no CUDA graphs."""
+    cpu_offload_bytes: int = 0
+    """Of the weights, per GPU, that stay in the machine's memory."""
+    has_more_models: bool = False
+    """Whether adapters or a draft model are loaded besides."""
     one_kind_of_layer: bool = False
     """Whether layers with a sliding window are cached like all others (``--disable-hybrid-kv-cache-manager``)."""
 
@@ -59,6 +63,8 @@ def chosen_flags(options: Mapping[str, object]) -> ChosenFlags:
         kv_cache_dtype=str(options.get("kv-cache-dtype", "auto")),
         quantization=str(options["quantization"]) if options.get("quantization") else None,
         enforce_eager=options.get("enforce-eager") is True or level == "0",
+        cpu_offload_bytes=_gib(options.get("cpu-offload-gb")),
+        has_more_models=bool(options.get("speculative-config")) or options.get("enable-lora") is True,
         one_kind_of_layer=options.get("disable-hybrid-kv-cache-manager") is True,
     )
 
@@ -72,6 +78,13 @@ def whole(value: object) -> int | None:
     if found := _NUMBER.fullmatch(str(value).strip()):
         return int(float(found[1]) * _FACTORS[found[2]]) or None
     return None
+
+
+def _gib(value: object) -> int:
+    try:
+        return max(0, int(float(str(value)) * 2**30))
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _share(value: object) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from server_manager.memory_plan.measured import (
     entry_from_json,
     entry_to_json,
 )
-from server_manager.memory_plan.need import Learned
+from server_manager.memory_plan.need import Learned, estimated_residue
 from server_manager.start_subject import StartSubject, start_subject
 from server_manager.telemetry.base import DeviceSnapshot
 
@@ -118,6 +119,11 @@ class MemoryHistory:
                 return float(median(values))
         return None
 
+    def residue_bytes(self, subject: StartSubject, overhead_bytes: int) -> int:
+        """What a server will keep of each GPU while it sleeps: measured, else estimated from its overhead."""
+        measured = self.typical(subject, Measure.RESIDUE_BYTES)
+        return estimated_residue(overhead_bytes) if measured is None else round(measured)
+
     def predicted_and_actual(self, subject: StartSubject) -> tuple[Comparison, ...]:
         """The last starts of this subject, what was predicted beside what came; the newest last."""
         return next((entry.starts for entry in self._load() if entry.subject == subject), ())
@@ -133,8 +139,8 @@ class MemoryHistory:
         self._change(subject, lambda entry: replace(entry, starts=(*entry.starts, run)[-MAX_RUNS:]))
 
     def record(self, subject: StartSubject, measure: Measure, value: float) -> None:
-        """Notes one measurement, in the unit that ``Measure`` says; what is below nothing is left out."""
-        if not value >= 0:
+        """Notes one measurement, in the unit that ``Measure`` says; what is no amount is left out."""
+        if not (math.isfinite(value) and value >= 0):
             return
 
         def add(entry: Entry) -> Entry:

@@ -37,6 +37,8 @@ _FIXED_BYTES = 256 * MIB
 _GRAPHS_BYTES, _GRAPHS_PER_LAYER_BYTES = 256 * MIB, 20 * MIB
 _MULTIMODAL_BYTES = 2 * GIB
 """Images of the largest size, which vLLM runs through the encoder when it profiles."""
+_MORE_MODELS_BYTES = 2 * GIB
+"""Adapters, or a draft model: their files are not looked at."""
 _UNKNOWN_SHAPE_BYTES = 4 * GIB
 _HOST_BYTES = 2432 * MIB
 """The three processes of a server on the CPU without weights and cache; 2.1 GiB were measured."""
@@ -134,8 +136,8 @@ def estimated_overhead(
     if devices and devices[0].on_host:
         return _HOST_BYTES
     fixed = CONTEXT_BYTES + _FIXED_BYTES + (_NCCL_BYTES if gpu_count > 1 else 0)
-    if shape.is_multimodal:
-        fixed += _MULTIMODAL_BYTES
+    fixed += _MULTIMODAL_BYTES if shape.is_multimodal else 0
+    fixed += _MORE_MODELS_BYTES if flags.has_more_models else 0
     hidden, layers = shape.hidden_size, shape.num_hidden_layers
     if hidden is None or layers is None:
         return fixed + _UNKNOWN_SHAPE_BYTES

@@ -87,7 +87,13 @@ def decide_start(request: StartRequest, world: World, policy: Policy = DEFAULT_P
     need = min(needs, key=lambda need: need.least_bytes or 0)
     devices = pool[: need.gpu_count] if request.places.is_fixed else pool
     needed = {device.key: demand(need, request.flags, device, policy, need.least_bytes) for device in devices}
-    return refusal(request.name, need, needed, World(world.devices, others, world.host_available_bytes))
+    return refusal(
+        request.name,
+        need,
+        needed,
+        World(world.devices, others, world.host_available_bytes),
+        gpu_memory_utilization=request.flags.gpu_memory_utilization,
+    )
 
 
 def decide_wake(name: str, world: World, policy: Policy = DEFAULT_POLICY) -> Decision | InsufficientMemory:
@@ -139,7 +145,7 @@ def _place(
     wanted: _Demand = usual
     if sure:
         least = _UNKNOWN_LEAST_BYTES if need.least_bytes is None else need.sure_bytes
-        if least is None or request.flags.gpu_memory_utilization is not None or pool[0].on_host:
+        if least is None or request.flags.gpu_memory_utilization is not None:
             return None
 
         def wanted(device: Device) -> int:

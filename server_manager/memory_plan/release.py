@@ -109,7 +109,7 @@ def action_of(step: Step) -> Action:
         return Sleep(server.name, step.level, freed)
     if step.grade is Grade.STOP:
         return Stop(server.name, freed)
-    if step.grade is Grade.AWAIT_END:
+    if server.is_going:
         return WaitFor(server.name, WaitReason.ENDING)
     return WaitFor(server.name, WaitReason.IN_USE if server.in_use else WaitReason.STARTING)
 
@@ -144,7 +144,7 @@ def _ladder(
         if server.state in (ServerState.READY, ServerState.ASLEEP)
     ]
     if waiting:
-        restless = [server for server in others if server not in steady]
+        restless = [server for server in by_use if server.may_be_freed and server not in steady]
         steps += [Step(server, Grade.AWAIT, dict(_all(server))) for server in restless]
     return steps
 

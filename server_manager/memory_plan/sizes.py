@@ -91,12 +91,12 @@ def weights_per_gpu(shape: ModelShape, flags: ChosenFlags, *, tp: int = 1, pp: i
     if on_disk and in_use and not shape.is_quantized:
         total = total * in_use // on_disk
     if pp == 1:
-        return math.ceil(total / tp)
+        return max(0, math.ceil(total / tp) - flags.cpu_offload_bytes)
     share = _embedding_share(shape, in_use, total)
     layers = shape.num_hidden_layers
     body = total - share * (1 if shape.tie_word_embeddings else 2)
     fullest = math.ceil(layers / pp) / layers if layers else 1 / pp
-    return math.ceil((body * fullest + share) / tp)
+    return max(0, math.ceil((body * fullest + share) / tp) - flags.cpu_offload_bytes)
 
 
 def tensor_parallel_choices(shape: ModelShape, device_count: int) -> tuple[int, ...]:

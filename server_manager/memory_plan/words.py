@@ -34,8 +34,8 @@ def start_words(
     if need.least_bytes is None:
         size = f"its size is not known, and {free} are free on {where}"
     else:
-        each = " each" if len(rooms) > 1 else ""
-        size = f"it needs at least {gib(need.least_bytes, 1)}{each} of the {free} free on {where}"
+        needed = f"it needs at least {gib(need.least_bytes, 1)}{' each' if len(rooms) > 1 else ''}"
+        size = f"{needed}, and {free} are free on {where}" if actions else f"{needed} of the {free} free on {where}"
     if actions:
         return f"{_doing(name, actions)}: {size}."
     if is_doubtful:
@@ -47,7 +47,8 @@ def start_words(
 
 def wake_words(name: str, rooms: Sequence[tuple[Device, int, int]], actions: Sequence[Action]) -> str:
     """``rooms`` are the devices with what it takes back and what is free there before the actions."""
-    parts = [f"{gib(needed, 1)} of the {gib(free, 1)} free on {device.words}" for device, needed, free in rooms]
+    joined = ", and {} are free on {}" if actions else " of the {} free on {}"
+    parts = [gib(needed, 1) + joined.format(gib(free, 1), device.words) for device, needed, free in rooms]
     size = f"it takes back {listed(parts)}" if parts else "what it takes back is not known"
     return f"{_doing(name, actions)}: {size}." if actions else f"{name} can wake: {size}."
 
@@ -79,22 +80,32 @@ class Account:
         return max(0, self.requested_bytes - self.free_bytes - self.freeable_bytes)
 
 
-def refusal(name: str, need: MemoryNeed | None, needed: Mapping[str, int], world: World) -> InsufficientMemory:
+def refusal(
+    name: str,
+    need: MemoryNeed | None,
+    needed: Mapping[str, int],
+    world: World,
+    *,
+    gpu_memory_utilization: float | None = None,
+) -> InsufficientMemory:
     """Nothing that may be done makes enough room. ``needed`` is bytes by device, of those that could be used.
 
-    The facts are those of the device that comes nearest, with all of them in ``devices``.
+    ``gpu_memory_utilization`` is the user's. The facts are those of the device that comes nearest; all of them are in
+    ``devices``.
     """
     devices = {device.index: device for device in world.devices if device.key in needed}
     accounts = [_account(device, needed[device.key], world) for device in devices.values()]
     nearest = min(accounts, key=lambda each: (each.missing_bytes, each.device))
     message = f"{name} needs {gib(nearest.requested_bytes, 1)} of {devices[nearest.device].words}"
-    if need is not None and need.least_bytes is not None:
+    if gpu_memory_utilization is not None:
+        message += f" (gpu-memory-utilization {gpu_memory_utilization:g})"
+    elif need is not None and need.least_bytes is not None:
         message += (
             f" (weights {gib(need.weights_bytes, 1)}, cache for one request {gib(need.kv_least_bytes, 1)}, "
-            f"all else {gib(need.overhead_bytes, 1)})"
+            f"all else {gib(need.overhead_bytes, 1)}, to spare {gib(nearest.requested_bytes - need.least_bytes, 1)})"
         )
-        if need.gpu_count > 1:
-            message += f", and as much of each of {need.gpu_count} GPUs"
+    if need is not None and need.gpu_count > 1:
+        message += f", and as much of each of {need.gpu_count} GPUs"
     message += (
         f"; {gib(nearest.free_bytes, 1)} of {gib(nearest.total_bytes, 1)} are free and "
         f"{gib(nearest.freeable_bytes, 1)} could be freed"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from server_manager.memory_plan.chosen import VLLM_DEFAULT_SHARE
 from server_manager.server_state import ServerState
 from server_manager.telemetry.base import DeviceSnapshot, HostSnapshot
+from server_manager.telemetry.ledger import MemoryLedger, OwnerKind
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -33,7 +34,7 @@ class Device:
 
     @property
     def words(self) -> str:
-        return "the machine's memory" if self.on_host else f"GPU {self.index}"
+        return "this machine" if self.on_host else f"GPU {self.index}"
 
 
 def device_key(device: DeviceSnapshot) -> str:
@@ -58,6 +59,18 @@ def devices_of(snapshots: Sequence[DeviceSnapshot]) -> tuple[Device, ...]:
         for each in snapshots
         if each.error is None and each.memory_total_bytes and each.memory_free_bytes is not None
     )
+
+
+def held_by_server(ledgers: Sequence[MemoryLedger], snapshots: Sequence[DeviceSnapshot]) -> dict[str, dict[str, int]]:
+    """What each server holds by device, as the ledgers of these GPUs tell it; a server that is missing: not known."""
+    keys = {each.index: device_key(each) for each in snapshots}
+    held: dict[str, dict[str, int]] = {}
+    for ledger in ledgers:
+        key = None if ledger.index is None else keys.get(ledger.index)
+        for owner in ledger.owners:
+            if key and owner.name and owner.kind is OwnerKind.SERVER and owner.held_bytes:
+                held.setdefault(owner.name, {})[key] = owner.held_bytes
+    return held
 
 
 def host_device(host: HostSnapshot) -> Device:
@@ -128,7 +141,8 @@ class World:
         return next((device for device in self.devices if device.key == key), None)
 
     def without(self, name: str) -> tuple[UpServer, ...]:
-        return tuple(server for server in self.servers if server.name != name)
+        """All others, by name."""
+        return tuple(sorted((each for each in self.servers if each.name != name), key=lambda each: each.name))
 
 
 @dataclass(frozen=True, slots=True)
