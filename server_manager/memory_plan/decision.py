@@ -30,6 +30,8 @@ class Decision:
     """What was planned with; ``None`` for a wake, and where nothing could be planned."""
     will_hold: Mapping[str, int] = field(default_factory=dict)
     """What the server will hold, by ``Device.key``: that much is not free for others from now on."""
+    budget_bytes: int = 0
+    """What vLLM divides up by itself on a device (its utilization of the total); 0 with a cache of fixed size."""
     is_doubtful: bool = False
     """Whether it may turn out too large after all: nothing more can be freed, and no earlier start has shown it."""
     words: str = ""

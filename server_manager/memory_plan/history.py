@@ -97,11 +97,11 @@ class MemoryHistory:
         if same is not None:
             return Learned(
                 weights_bytes=_median([each.actual.weights_bytes for each in same.starts]),
-                overhead_bytes=_median([each.actual.overhead_bytes for each in same.starts]),
+                overhead_bytes=_median([each.overhead_bytes for each in same.starts]),
                 is_same=True,
             )
         weights = [each.actual.weights_bytes for each in _runs(model, subject, _DECIDE_WEIGHTS)]
-        rest = [each.actual.overhead_bytes for each in _runs(model, subject, _DECIDE_REST)]
+        rest = [each.overhead_bytes for each in _runs(model, subject, _DECIDE_REST)]
         factors = [factor for entry in entries if (factor := _factor(entry)) is not None]
         return Learned(
             weights_bytes=_median(weights),
@@ -134,8 +134,14 @@ class MemoryHistory:
         self, subject: StartSubject, decision: Decision, actual: Figures, *, at: float | None = None
     ) -> None:
         """Notes what a server that is ready holds, beside what the decision to start it predicted."""
-        formula = decision.need.formula_overhead_bytes if decision.need else 0
-        run = Comparison(time.time() if at is None else at, predicted_figures(decision), actual, formula)
+        need, budget = decision.need, decision.budget_bytes
+        run = Comparison(
+            at=time.time() if at is None else at,
+            predicted=predicted_figures(decision),
+            actual=actual,
+            formula_overhead_bytes=need.formula_overhead_bytes if need else 0,
+            budget_bytes=budget + need.context_bytes if need and budget else 0,
+        )
         self._change(subject, lambda entry: replace(entry, starts=(*entry.starts, run)[-MAX_RUNS:]))
 
     def record(self, subject: StartSubject, measure: Measure, value: float) -> None:
@@ -201,9 +207,7 @@ def _runs(model: Sequence[Entry], subject: StartSubject, flags: Sequence[str]) -
 
 def _factor(entry: Entry) -> float | None:
     """How much of the formula's figure this model really took beside weights and cache."""
-    ratios = [
-        each.actual.overhead_bytes / each.formula_overhead_bytes for each in entry.starts if each.formula_overhead_bytes
-    ]
+    ratios = [each.overhead_bytes / each.formula_overhead_bytes for each in entry.starts if each.formula_overhead_bytes]
     return float(median(ratios)) if ratios else None
 
 

@@ -261,6 +261,7 @@ def _decision(
         env_to_add=_visible(request, found.devices, world),
         need=found.need,
         will_hold=share.will_hold,
+        budget_bytes=share.budget_bytes,
         is_doubtful=found.is_doubtful,
         words=start_words(request.name, found.need, free, actions, neighbours, is_doubtful=found.is_doubtful),
     )

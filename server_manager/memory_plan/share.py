@@ -50,6 +50,8 @@ class Share:
 
     options: Mapping[str, object]
     will_hold: Mapping[str, int]
+    budget_bytes: int = 0
+    """What vLLM will divide up by itself, of the largest device; 0 where the cache has a fixed size."""
 
 
 def demand(need: MemoryNeed, flags: ChosenFlags, device: Device, policy: Policy, least_bytes: int | None) -> int:
@@ -94,7 +96,9 @@ def share_of(
         share = measured or min(_passing_share(need, room, kv_bytes or 0) for room in rooms)
         if share != VLLM_DEFAULT_SHARE:
             options["gpu-memory-utilization"] = share
-    return Share(options, {room.device.key: _held(need, room.device, share, kv_bytes) for room in rooms})
+    budgets = [math.ceil(share * room.device.total_bytes) for room in rooms] if kv_bytes is None else [0]
+    will_hold = {room.device.key: _held(need, room.device, share, kv_bytes) for room in rooms}
+    return Share(options, will_hold, max(budgets))
 
 
 def _fixed_cache(need: MemoryNeed, rooms: tuple[Room, ...], policy: Policy) -> int:
