@@ -176,7 +176,7 @@ def _usual_demand(request: StartRequest, need: MemoryNeed, policy: Policy) -> _D
 def _can_go(server: UpServer, *, waiting: bool) -> bool:
     if server.state is ServerState.STOPPING:
         return True
-    return server.may_be_freed and (waiting or not (server.in_use or server.is_moving or server.is_coming))
+    return server.may_be_freed and (waiting or not (server.in_use or server.is_going or server.is_coming))
 
 
 def _rank(

@@ -94,8 +94,10 @@ class UpServer:
     """Unix time in seconds."""
     in_use: bool = False
     """Whether somebody is being answered, or has it reserved."""
-    is_moving: bool = False
-    """Whether it is falling asleep or waking just now."""
+    is_waking: bool = False
+    """Whether it is taking its memory back just now, or has been told to."""
+    is_falling_asleep: bool = False
+    """Whether it is giving its memory back just now; ``held`` is what it holds still."""
     may_be_freed: bool = True
     """Whether it may be put to sleep or stopped for another one."""
     sleep_levels: tuple[int, ...] = ()
@@ -106,12 +108,12 @@ class UpServer:
     @property
     def is_coming(self) -> bool:
         """Whether it is on its way to holding ``will_hold``."""
-        return self.state is ServerState.STARTING or (self.is_moving and self.state is ServerState.ASLEEP)
+        return self.state is ServerState.STARTING or self.is_waking
 
     @property
     def is_going(self) -> bool:
         """Whether memory of it is coming free without our doing."""
-        return self.state is ServerState.STOPPING or (self.is_moving and self.state is ServerState.READY)
+        return self.state is ServerState.STOPPING or self.is_falling_asleep
 
     def on(self, key: str) -> bool:
         """Whether it holds or will hold memory of this device; nothing known of a server that comes: it may."""
@@ -126,23 +128,6 @@ class UpServer:
     def freed_asleep(self) -> dict[str, int]:
         """What comes free, by device, when it is put to sleep."""
         return {key: max(0, held - self.residue.get(key, held)) for key, held in self.held.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Everything as it is at one moment."""
-
-    devices: tuple[Device, ...]
-    servers: tuple[UpServer, ...] = ()
-    host_available_bytes: int | None = None
-    """``None``: not known, then nothing sleeps at level 1."""
-
-    def device(self, key: str) -> Device | None:
-        return next((device for device in self.devices if device.key == key), None)
-
-    def without(self, name: str) -> tuple[UpServer, ...]:
-        """All others, by name."""
-        return tuple(sorted((each for each in self.servers if each.name != name), key=lambda each: each.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,3 +147,24 @@ class Policy:
     """What one of them keeps."""
     strangers_bytes: int = GIB
     """When other people's processes hold more than this, they count as neighbours that may grow or shrink."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything as it is at one moment."""
+
+    devices: tuple[Device, ...]
+    servers: tuple[UpServer, ...] = ()
+    host_available_bytes: int | None = None
+    """``None``: not known, then nothing sleeps at level 1."""
+
+    def host_has_room(self, pinned_bytes: int, policy: Policy) -> bool:
+        """Whether a server may sleep at level 1 that will take so much of the machine's memory (its weights)."""
+        return pinned_bytes <= (self.host_available_bytes or 0) - policy.host_spare_bytes
+
+    def device(self, key: str) -> Device | None:
+        return next((device for device in self.devices if device.key == key), None)
+
+    def without(self, name: str) -> tuple[UpServer, ...]:
+        """All others, by name."""
+        return tuple(sorted((each for each in self.servers if each.name != name), key=lambda each: each.name))

@@ -56,7 +56,7 @@ def up(
     will_hold: float | None = None,
     host: float | None = None,
     in_use: bool = False,
-    is_moving: bool = False,
+    is_waking: bool = False,
     may_be_freed: bool = True,
 ) -> UpServer:
     keys = [f"GPU-{index}" for index in ([on] if isinstance(on, int) else on)]
@@ -68,7 +68,7 @@ def up(
         residue={key: gib(residue) for key in keys},
         last_used=used,
         in_use=in_use,
-        is_moving=is_moving,
+        is_waking=is_waking,
         may_be_freed=may_be_freed,
         sleep_levels=levels,
         host_bytes=None if host is None else gib(host),

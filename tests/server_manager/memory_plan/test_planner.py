@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,24 @@ def test_memory_of_a_server_that_ends_is_waited_for_and_nobody_else_disturbed() 
     found = decided(where, need())
     assert found.actions == (WaitFor("ending", WaitReason.ENDING),)
     assert found.words.startswith("new waits for ending, whose memory is coming free: ")
+
+
+def test_one_that_is_falling_asleep_is_waited_for_and_counts_with_what_it_gives_back() -> None:
+    falling = replace(up("falling", 70, state=ASLEEP), is_falling_asleep=True)
+    found = decided(world([gpu()], falling, up("idle", 6)), need())
+    assert found.actions == (WaitFor("falling", WaitReason.ENDING),)
+
+
+def test_one_that_wakes_is_waited_for_and_has_its_memory_already() -> None:
+    waking = up("waking", 2, state=ASLEEP, will_hold=60, is_waking=True, may_be_freed=False)
+    found = decided(world([gpu()], waking), need(12, kv=1, overhead=3))
+    assert found.actions == (WaitFor("waking", WaitReason.STARTING),)
+    assert refused(world([gpu()], waking), need()).facts["promised_bytes"] == gib(58)
+
+
+@pytest.mark.parametrize(("host", "expected"), [(20, True), (16, True), (15, False), (None, False)])
+def test_machine_has_room_for_a_sleeper(host: float | None, expected: bool) -> None:
+    assert world([gpu()], host=host).host_has_room(gib(14), Policy()) is expected
 
 
 def test_two_starts_on_one_gpu_follow_each_other() -> None:

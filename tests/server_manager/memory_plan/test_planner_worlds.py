@@ -60,7 +60,9 @@ def random_server(dice: random.Random, name: str, devices: list[Device], left: M
     )
     kept = min(full, gib(dice.uniform(1, 2.5)))
     held = full if state in (ServerState.READY, ServerState.STOPPING) else kept
-    is_moving = state in (ServerState.READY, ServerState.ASLEEP) and dice.random() < 0.1
+    falling = state is ServerState.READY and dice.random() < 0.1
+    if falling and dice.random() < 0.5:
+        state = ServerState.ASLEEP  # a server is told to be asleep from the moment in which it begins to be
     return UpServer(
         name,
         state,
@@ -68,8 +70,9 @@ def random_server(dice: random.Random, name: str, devices: list[Device], left: M
         will_hold={device.key: full for device in on},
         residue={device.key: kept for device in on} if dice.random() < 0.9 else {},
         last_used=dice.choice((0, dice.uniform(0, 100))),
-        in_use=state is ServerState.READY and dice.random() < 0.3,
-        is_moving=is_moving,
+        in_use=state is ServerState.READY and not falling and dice.random() < 0.3,
+        is_waking=state is ServerState.ASLEEP and not falling and dice.random() < 0.1,
+        is_falling_asleep=falling,
         may_be_freed=dice.random() < 0.85,
         sleep_levels=dice.choice(((1, 2), (1, 2), (1,), (2,), ())),
         host_bytes=dice.choice((None, gib(dice.uniform(1, 40)))),
@@ -101,7 +104,7 @@ def demanded(need: MemoryNeed, options: Mapping[str, object], device: Device) ->
 
 
 def is_moving(server: UpServer) -> bool:
-    return server.is_moving or server.state in (ServerState.STARTING, ServerState.STOPPING)
+    return server.is_coming or server.is_going
 
 
 def free_after(world: World, decision: Decision, *, leave_out: str | None = None) -> dict[str, int]:
@@ -112,7 +115,7 @@ def free_after(world: World, decision: Decision, *, leave_out: str | None = None
         action = actions.get(server.name)
         for key, held in server.held.items():
             gone = isinstance(action, Stop) or (action and server.state is ServerState.STOPPING)
-            asleep = isinstance(action, Sleep) or (action and server.state is ServerState.READY)
+            asleep = isinstance(action, Sleep) or (action and server.is_falling_asleep)
             free[key] += held if gone else held - server.residue.get(key, held) if asleep else 0
             if server.is_coming:
                 free[key] -= max(0, server.will_hold.get(key, 0) - held)
@@ -288,7 +291,7 @@ def test_doing_what_it_says_leads_to_a_start(seed: int) -> None:
 def test_wakes_keep_to_the_same_rules(seed: int) -> None:
     for _, world, _, _ in worlds(seed):
         for sleeper in world.servers:
-            if sleeper.state is not ServerState.ASLEEP or sleeper.is_moving:
+            if sleeper.state is not ServerState.ASLEEP or is_moving(sleeper):
                 continue
             found = decide_wake(sleeper.name, world)
             if not isinstance(found, Decision):
@@ -309,14 +312,14 @@ def _done(world: World, decision: Decision, *, more_residue: float) -> World:
         after: UpServer | None = server
         if isinstance(action, Stop) or (action and server.state is ServerState.STOPPING):
             after = None
-        elif isinstance(action, Sleep) or (action and server.state is ServerState.READY and server.is_moving):
+        elif isinstance(action, Sleep) or (action and server.is_falling_asleep):
             kept = {
                 key: min(held, int(server.residue.get(key, held) * more_residue)) for key, held in server.held.items()
             }
-            after = replace(server, state=ServerState.ASLEEP, held=kept, is_moving=False)
+            after = replace(server, state=ServerState.ASLEEP, held=kept, is_falling_asleep=False)
         elif isinstance(action, WaitFor):
             held = server.will_hold if server.is_coming else server.held
-            after = replace(server, state=ServerState.READY, held=held, in_use=False, is_moving=False)
+            after = replace(server, state=ServerState.READY, held=held, in_use=False, is_waking=False)
         if after is not None:
             servers.append(after)
     before = {key: sum(s.held.get(key, 0) for s in world.servers) for key in (d.key for d in world.devices)}
