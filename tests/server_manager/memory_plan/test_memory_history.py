@@ -149,6 +149,17 @@ def test_medians_by_subject_then_by_model(history: MemoryHistory) -> None:
     assert history.typical(subject(seed="1"), Measure.RESIDUE_BYTES) is None
 
 
+def test_another_gpu_tells_nothing(history: MemoryHistory) -> None:
+    history.record(subject(), Measure.WAKE_S, 0.4)
+    assert history.typical(subject(device="1 x A100"), Measure.WAKE_S) is None
+
+
+def test_a_sleep_alone_tells_nothing_of_a_start(history: MemoryHistory) -> None:
+    started(history, subject(seed="1"), took(14, 3))
+    history.record(subject(seed="2"), Measure.WAKE_S, 0.4)
+    assert history.learned(subject(seed="2")).weights_bytes == gib(14)
+
+
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_no_amount_is_not_noted(history: MemoryHistory, value: float) -> None:
     history.record(subject(), Measure.WAKE_S, 0.4)

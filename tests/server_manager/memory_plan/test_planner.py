@@ -137,6 +137,13 @@ def test_stopped_where_it_would_keep_too_much_asleep() -> None:
     assert decided(where, need(19, overhead=2)).actions == (Stop("a", gib(22)),)
 
 
+def test_stop_of_one_spares_the_other_its_own() -> None:
+    """Stopping the older one is tried first and is not enough; once the younger is stopped a sleep of it is."""
+    where = world([gpu(total=24)], up("old", 5, residue=2, used=1), up("young", 19, residue=4, used=2))
+    found = decided(where, need(16, kv=1, overhead=3.75))
+    assert found.actions == (Sleep("old", 1, gib(3)), Stop("young", gib(19)))
+
+
 def test_old_sleeper_is_stopped_before_others_lose_more() -> None:
     where = world(
         [gpu(total=24)], up("old", 2.5, state=ASLEEP, used=1), up("b", 2.5, state=ASLEEP, used=2), up("c", 18, used=3)
@@ -191,6 +198,17 @@ def test_those_in_use_are_waited_for_and_nobody_sleeps_meanwhile() -> None:
     where = world([gpu()], up("busy", 60, in_use=True), up("idle", 10))
     found = decided(where, need(30))
     assert found.actions == (WaitFor("busy", WaitReason.IN_USE),)
+
+
+def test_nobody_sleeps_for_a_start_that_has_to_wait_anyhow() -> None:
+    where = world([gpu()], up("busy", 40, in_use=True), up("idle", 30))
+    assert decided(where, need(60)).actions == (WaitFor("busy", WaitReason.IN_USE),)
+
+
+def test_split_rather_than_wait_for_somebody_in_use() -> None:
+    busy = [up(f"busy{index}", 40, on=index, in_use=True) for index in range(2)]
+    found = decided(world([gpu(0), gpu(1)], *busy), need(50), need(25, gpus=2))
+    assert (found.actions, found.options_to_add["tensor-parallel-size"]) == ((), 2)
 
 
 def test_idle_one_sleeps_before_anyone_waits() -> None:
@@ -302,6 +320,12 @@ def test_what_just_does_not_fit_by_the_formula_is_tried_alone_until_it_was_measu
     assert refused(where, need(13, kv=0.5, overhead=3.5)).facts["basis"] == "measured"
 
 
+def test_doubt_is_no_reason_to_touch_who_may_not_be_freed() -> None:
+    where = world([gpu(total=24)], up("kept", 5, may_be_freed=False))
+    found = decided(where, need(13, kv=0.5, overhead=6, basis=NeedBasis.COMPUTED))
+    assert (found.is_doubtful, found.actions) == (True, ())
+
+
 def test_refusal_has_all_numbers_and_they_add_up() -> None:
     where = world([gpu(total=24, free=20)], up("a", 5), up("kept", 4, may_be_freed=False))
     error = refused(where, need())
@@ -337,6 +361,12 @@ def test_wake_needs_what_it_gave_back() -> None:
     crowded = decide_wake("sleeper", world([gpu()], asleep, up("other", 60), up("third", 2, state=ASLEEP)))
     assert isinstance(crowded, Decision)
     assert crowded.actions == (Sleep("other", 1, gib(58)),)
+
+
+def test_wake_leaves_something_to_spare() -> None:
+    asleep, other = up("sleeper", 2, state=ASLEEP, will_hold=70), up("other", 9.1)
+    assert isinstance(found := decide_wake("sleeper", world([gpu()], asleep, other)), Decision)
+    assert found.actions == (Sleep("other", 1, gib(9.1) - gib(2)),)
 
 
 def test_wake_that_others_keep_from_happening_is_refused() -> None:
