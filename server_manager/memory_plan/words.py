@@ -95,7 +95,9 @@ def refusal(
     """
     devices = {device.index: device for device in world.devices if device.key in needed}
     accounts = [_account(device, needed[device.key], world) for device in devices.values()]
-    nearest = min(accounts, key=lambda each: (each.missing_bytes, each.device))
+    count = need.gpu_count if need else 1
+    # Of several that it needs, the one that comes nearest among those that are not good enough.
+    nearest = sorted(accounts, key=lambda each: (each.missing_bytes, each.device))[min(count, len(accounts)) - 1]
     message = f"{name} needs {gib(nearest.requested_bytes, 1)} of {devices[nearest.device].words}"
     if gpu_memory_utilization is not None:
         message += f" (gpu-memory-utilization {gpu_memory_utilization:g})"

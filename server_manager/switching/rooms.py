@@ -45,6 +45,7 @@ class Board(Protocol):
     uses: Uses
 
     def is_moving(self, name: str) -> bool: ...
+    def is_waking(self, name: str) -> bool: ...
     def is_wanted(self, name: str) -> bool: ...
 
 
@@ -250,7 +251,8 @@ class Rooms:
             residue={key: min(size, residue_bytes) for key, size in held.items()},
             last_used=last_used,
             in_use=board.is_wanted(name),
-            is_moving=board.is_moving(name),
+            is_waking=board.is_waking(name),
+            is_falling_asleep=board.is_moving(name) and not board.is_waking(name),
             may_be_freed=name != self._spared.get(target),
             sleep_levels=_LEVELS if sleeps else (),
             # What its first sleep has pinned stays with it: a later one needs no more.
