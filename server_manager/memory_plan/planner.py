@@ -296,6 +296,8 @@ def _split(request: StartRequest, need: MemoryNeed) -> dict[str, object]:
 def _visible(request: StartRequest, devices: Sequence[Device], world: World) -> dict[str, str]:
     """Which GPUs vLLM shall see, by UUID: numbers mean something else to CUDA than to NVML.
 
+    In full: vLLM knows no shortened ones (vllm#51677).
+
     Nothing where the user has said it, where there is only one, or where one has no UUID.
     """
     assert request.places is not None
