@@ -276,7 +276,9 @@ class ServerManager:
             )
         finally:
             self.rooms.prefer(name, None, None)
-        fitted = replace(spec, options={**decision.options_to_add, **spec.options})
+        fitted = replace(
+            spec, options={**decision.options_to_add, **spec.options}, env={**decision.env_to_add, **spec.env}
+        )
         reading = await until_memory_is_free(fitted, self._shared.readings, progress, self._one_is_ending)
         plan = make_plan(
             spec,

@@ -190,6 +190,11 @@ class DeckApp:
         found: dict[str, Any] = self.get(f"/api/servers/{name}")
         return found
 
+    def snapshot_of(self, name: str) -> dict[str, Any]:
+        """A server as the page sees it."""
+        servers: list[dict[str, Any]] = self.get("/api/snapshot")["servers"]
+        return next(server for server in servers if server["name"] == name)
+
     def wait_for(self, name: str, state: str = "ready") -> dict[str, Any]:
         """The server once it is in ``state``; fails at once where it has failed instead."""
 

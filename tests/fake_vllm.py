@@ -183,7 +183,7 @@ class Server(Engine):
                 os.write(1, line)
                 await asyncio.sleep(seconds / len(lines))
         else:
-            lines_of_start = START_LINES.splitlines()
+            lines_of_start = self.sleep.gpu_lines(START_LINES.splitlines())
             for text in lines_of_start:
                 if text.startswith("!"):
                     raw("\r" + text[1:])

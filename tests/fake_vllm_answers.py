@@ -152,7 +152,7 @@ class Engine:
             return [("content", text[i : i + 16]) for i in range(0, len(text), 16)], "stop"
         tokens = [("content", f"word{i} ") for i in range(int(number("ANSWER_TOKENS", 8)))]
         if setting("PARROT"):
-            said = request["messages"][-1]["content"]
+            said = request["messages"][-1]["content"] if "messages" in request else str(request["prompt"])
             tokens = [("content", said[i : i + 8]) for i in range(0, len(said), 8)]
         thinks = (request.get("chat_template_kwargs") or {}).get("enable_thinking", True)
         if self.args.reasoning_parser and thinks:

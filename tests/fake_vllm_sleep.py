@@ -54,6 +54,19 @@ class Sleep:
         self._hold(self._awake_bytes())
         return None
 
+    def gpu_lines(self, lines: list[str]) -> list[str]:
+        """The lines of a start, with what a GPU's worker says in place of a CPU's."""
+        if FOLDER is None:
+            return lines
+        weights, overhead = number("WEIGHTS_GIB", 1), number("OVERHEAD_GIB", 1)
+        cache = min(self._awake_bytes().values()) / fake_gpu.GIB - weights - overhead
+        said = [
+            f"EngineCore|model_runner.py:425|Model loading took {weights} GiB memory and 1.0 seconds",
+            f"EngineCore|gpu_worker.py:759|Available KV cache memory: {cache:.2f} GiB",
+        ]
+        words = ("cpu_worker", "CPU KV cache", "Checkpoint size")
+        return [*(line for line in lines[:-2] if not any(word in line for word in words)), *said, *lines[-2:]]
+
     def _awake_bytes(self) -> dict[int, int]:
         assert FOLDER is not None or not self._indices
         if self.args.kv_cache_memory_bytes:

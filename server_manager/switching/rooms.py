@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from server_manager.errors import InsufficientMemory
 from server_manager.memory_gate import holders
-from server_manager.memory_plan.chosen import chosen_flags
 from server_manager.memory_plan.decision import Decision
-from server_manager.memory_plan.history import MemoryHistory, memory_subject
+from server_manager.memory_plan.history import MemoryHistory
 from server_manager.memory_plan.measured import Measure, actual_figures
-from server_manager.memory_plan.need import Learned, estimated_residue, memory_needs
-from server_manager.memory_plan.places import places_for
-from server_manager.memory_plan.planner import StartRequest, decide_start, decide_wake
+from server_manager.memory_plan.need import estimated_residue
+from server_manager.memory_plan.planner import decide_start, decide_wake
 from server_manager.memory_plan.release import Stop
-from server_manager.memory_plan.shape import ModelShape, find_shape
+from server_manager.memory_plan.start_request import Launching, start_request, subject_of
 from server_manager.memory_plan.world import Device, UpServer, World, device_key, devices_of
 from server_manager.model_spec import ModelSpec
 from server_manager.server_state import LIVE_STATES, ServerState, ServerStatus
@@ -98,23 +95,14 @@ class Rooms:
         devices = devices_of(reading.devices)
         if not devices:
             return self._without_gpus(spec.name)
-        flags = chosen_flags(spec.options)
-        places = places_for(devices, spec.options, spec.vllm_env, os.environ)
-        shape = await asyncio.to_thread(self._shape, spec, model)
-        learned: dict[int, Learned] = {}
-
-        def learn(tensor_parallel_size: int) -> Learned:
-            subject = self._subject(spec, model, devices, tensor_parallel_size)
-            return learned.setdefault(tensor_parallel_size, self._history.learned(subject))
-
-        needs = await asyncio.to_thread(memory_needs, shape, flags, places.devices if places else devices, learn)
-        request = StartRequest(spec.name, needs, flags, places, can_sleep=is_switchable(spec))
-        decision = decide_start(request, await self._world(spec.name, reading, devices, board))
+        world = await self._world(spec.name, reading, devices, board)
+        launching = Launching(spec.name, model, spec.options, spec.vllm_env, self._vllm_python)
+        request = await asyncio.to_thread(start_request, launching, world, self._history, can_sleep=is_switchable(spec))
+        decision = decide_start(request, world)
         if isinstance(decision, InsufficientMemory):
-            return _more_about(decision, reading, spec)
-        if isinstance(decision, Decision):
-            size = decision.need.tensor_parallel_size if decision.need else 1
-            self.planned[spec.name] = Planned(decision, self._subject(spec, model, devices, size))
+            return _more_about(decision, reading)
+        subject = await asyncio.to_thread(subject_of, launching, world, decision)
+        self.planned[spec.name] = Planned(decision, subject)
         return decision
 
     async def for_wake(self, name: str, board: Board) -> Decision | InsufficientMemory:
@@ -173,27 +161,6 @@ class Rooms:
             return Decision()
         return Decision(actions=(Stop(leaving, 0),), words=f"stopping {leaving}")
 
-    def _shape(self, spec: ModelSpec, model: str) -> ModelShape:
-        revision, folder = spec.options.get("revision"), spec.options.get("download-dir")
-        return find_shape(
-            model,
-            revision=str(revision) if revision else None,
-            download_dir=str(folder) if folder else None,
-            env={**os.environ, **spec.vllm_env},
-        )
-
-    def _subject(
-        self, spec: ModelSpec, model: str, devices: tuple[Device, ...], tensor_parallel_size: int
-    ) -> StartSubject:
-        return memory_subject(
-            model,
-            spec.options,
-            spec.vllm_env,
-            gpu_name=devices[0].name,
-            tensor_parallel_size=tensor_parallel_size,
-            vllm_python=self._vllm_python,
-        )
-
     async def _world(
         self,
         name: str,
@@ -215,13 +182,9 @@ class Rooms:
         found = {}
         for name in names:
             planned = self.planned.get(name)
-            known = (
-                self._history.typical(planned.subject, Measure.RESIDUE_BYTES)
-                if planned is not None and planned.subject is not None
-                else None
-            )
             overhead = planned.decision.need.overhead_bytes if planned and planned.decision.need else 0
-            found[name] = int(known) if known is not None else estimated_residue(overhead)
+            subject = planned.subject if planned else None
+            found[name] = self._history.residue_bytes(subject, overhead) if subject else estimated_residue(overhead)
         return found
 
     def _up_server(
@@ -260,16 +223,12 @@ class Rooms:
         )
 
 
-def _more_about(refusal: InsufficientMemory, reading: Reading, spec: ModelSpec) -> InsufficientMemory:
-    """The same with the names of those who hold the memory, and what the model's own flags have to do with it."""
+def _more_about(refusal: InsufficientMemory, reading: Reading) -> InsufficientMemory:
+    """The same with the names of those who hold the memory."""
     device = next((each for each in reading.devices if each.index == refusal.facts.get("device")), None)
-    who = holders(device, reading) if device is not None else []
-    message = f"{refusal.message} It is held by {', '.join(who)}." if who else refusal.message
-    next_step = refusal.next_step
-    if (share := spec.options.get("gpu-memory-utilization")) is not None:
-        message += f" Its file asks for a gpu-memory-utilization of {share}."
-        next_step = f"Lower gpu-memory-utilization, or leave it out to take what is free. {next_step}"
-    return InsufficientMemory(message, next_step, **refusal.facts)
+    if device is None or not (who := holders(device, reading)):
+        return refusal
+    return InsufficientMemory(f"{refusal.message} Held by {', '.join(who)}.", refusal.next_step, **refusal.facts)
 
 
 def held_by(name: str, reading: Reading) -> dict[str, int]:

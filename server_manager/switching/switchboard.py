@@ -258,6 +258,7 @@ class Switchboard:
                         self._cut_if_late(change, action.name)
                 await self._next_change(seen)
             else:
+                log.info("%s", decision.words)
                 progress(decision.words)
                 await asyncio.gather(*(self._put_away(change, action) for action in decision.actions))
 

@@ -1,0 +1,173 @@
+"""Models take turns on a GPU that holds only one of them: sleep, wake, queue, and what happens when a change fails.
+
+The GPUs are those of ``fake_gpu``: the fake vLLM refuses to start, as the real one does, where memory is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fake_gpu
+import pytest
+from deck_app import DeckApp, Place, eventually, text_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+Machine = Callable[..., DeckApp]
+SHAPE = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "bfloat16",
+}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """Starts an app on a machine with GPUs of so many GiB; keyword ``models``: flags and fake settings by name."""
+    place = Place(tmp_path / "place")
+    (place.weights / "config.json").write_text(json.dumps(SHAPE))
+    index = {"metadata": {"total_size": fake_gpu.GIB}, "weight_map": {}}
+    (place.weights / "model.safetensors.index.json").write_text(json.dumps(index))
+    apps: list[DeckApp] = []
+
+    def start(*gib: float, models: dict[str, dict[str, object]], args: tuple[str, ...] = ("--no-start",)) -> DeckApp:
+        for name, settings in models.items():
+            flags = str(settings.pop("flags", ""))
+            place.add_model(name, flags, **settings)
+        env = fake_gpu.make_gpus(tmp_path / "gpus", *gib)
+        app = DeckApp(place, *args, env=env).wait_until_up()
+        apps.append(app)
+        return app
+
+    try:
+        yield start
+    finally:
+        for app in apps:
+            app.close()
+        place.close()
+
+
+def states(app: DeckApp, *names: str) -> list[str]:
+    return [app.server(name)["state"] for name in names]
+
+
+def used_gib(app: DeckApp) -> float:
+    return sum(device["memory_used_bytes"] for device in app.get("/api/gpus")["devices"]) / 2**30
+
+
+def test_second_model_puts_the_first_to_sleep_and_a_chat_brings_it_back(machine: Machine) -> None:
+    app = machine(80, models={"alpha": {"parrot": 1}, "beta": {"parrot": 1}})
+    app.start("alpha")
+    first = app.server("alpha")
+    assert "--enable-sleep-mode" in first["command"]
+    assert first["sleep"]["first_sleep_s"] is not None, "it slept once before it was ready"
+    app.start("beta")
+    assert states(app, "alpha", "beta") == ["asleep", "ready"]
+    assert used_gib(app) < 80
+    assert text_of(app.chat("alpha", "Good morning")) == "Good morning"
+    assert states(app, "alpha", "beta") == ["ready", "asleep"]
+    assert app.server("alpha")["pid"] == first["pid"], "woken, not started again"
+    assert text_of(app.chat("beta", "Good evening")) == "Good evening"
+    assert states(app, "alpha", "beta") == ["asleep", "ready"]
+
+
+def test_two_small_ones_stay_awake_side_by_side(machine: Machine) -> None:
+    small = "gpu-memory-utilization: 0.3\n"
+    app = machine(80, models={"alpha": {"flags": small}, "beta": {"flags": small}})
+    app.start("alpha")
+    app.start("beta")
+    assert states(app, "alpha", "beta") == ["ready", "ready"]
+
+
+def test_each_goes_to_the_gpu_that_has_room(machine: Machine) -> None:
+    app = machine(80, 80, models={"alpha": {}, "beta": {}})
+    app.start("alpha")
+    app.start("beta")
+    assert states(app, "alpha", "beta") == ["ready", "ready"]
+    used = [device["memory_used_bytes"] / 2**30 for device in app.get("/api/gpus")["devices"]]
+    assert min(used) > 40, used
+    commands = [app.server(name)["command"] for name in ("alpha", "beta")]
+    assert {"GPU-0" in command for command in commands} == {True, False}
+
+
+def test_answer_that_is_going_on_is_finished_before_its_server_sleeps(machine: Machine) -> None:
+    app = machine(80, models={"alpha": {"answer_tokens": 40, "tokens_per_second": 20}, "beta": {}})
+    app.start("alpha")
+    answers: list[list[dict[str, object]]] = []
+    asking = threading.Thread(target=lambda: answers.append(app.chat("alpha")))
+    asking.start()
+    eventually(lambda: (app.snapshot_of("alpha")["metrics"] or {}).get("num_requests_running"), "the answer to begin")
+    app.post("/api/servers/beta/start", status=202)
+    waiting = eventually(lambda: app.server("beta")["waiting"], "beta to wait")
+    assert waiting["behind"] == ["alpha"]
+    app.wait_for("beta", "ready")
+    asking.join(30)
+    assert answers[0][-1]["type"] == "done"
+    assert "word39" in text_of(answers[0])
+    assert states(app, "alpha", "beta") == ["asleep", "ready"]
+
+
+def test_two_users_take_turns(machine: Machine) -> None:
+    """Ten questions to each of two models that do not fit together: all are answered, in batches and not by thrash."""
+    app = machine(80, models={"alpha": {"parrot": 1}, "beta": {"parrot": 1}})
+    app.start("alpha")
+    app.start("beta")
+    answered: list[str] = []
+
+    def ask(name: str, count: int) -> None:
+        for index in range(count):
+            answered.append(text_of(app.chat(name, f"{name} {index}", conversation=f"conversation-of-{name}")))
+
+    users = [threading.Thread(target=ask, args=(name, 10)) for name in ("alpha", "beta")]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join(120)
+    assert sorted(answered) == sorted(f"{name} {index}" for name in ("alpha", "beta") for index in range(10))
+
+
+def test_new_model_that_does_not_come_up_gives_the_room_back(machine: Machine) -> None:
+    app = machine(80, models={"alpha": {}, "broken": {"ready_after": 1, "exit_code": 1}})
+    app.start("alpha")
+    app.post("/api/servers/broken/start", status=202)
+    app.wait_for("broken", "failed")
+    app.wait_for("alpha", "ready")
+    assert "Engine core initialization failed" in str(app.server("broken")["exit"])
+
+
+@pytest.mark.parametrize("fault", ["error", "half", "garbage", "dies"])
+def test_bad_wake_ends_in_a_cold_start_and_the_answer_comes_all_the_same(machine: Machine, fault: str) -> None:
+    app = machine(80, models={"alpha": {"parrot": 1, "wake": fault, "wake_fault_after": 1}, "beta": {}})
+    before = app.start("alpha")["pid"]
+    app.start("beta")
+    assert text_of(app.chat("alpha", "Still there?")) == "Still there?"
+    assert app.server("alpha")["pid"] != before
+    assert states(app, "alpha", "beta") == ["ready", "asleep"]
+
+
+def test_model_that_fits_nowhere_is_refused_with_the_numbers(machine: Machine) -> None:
+    app = machine(80, models={"alpha": {}, "huge": {"flags": "tensor-parallel-size: 2\n"}})
+    app.start("alpha")
+    app.post("/api/servers/huge/start", status=202)
+    app.wait_for("huge", "failed")
+    exit = app.server("huge")["exit"]
+    assert "GPU" in exit["message"]
+    assert states(app, "alpha") == ["ready"]
+
+
+def test_switch_leaves_the_one_that_the_operator_spares(machine: Machine) -> None:
+    app = machine(80, models={name: {"flags": "gpu-memory-utilization: 0.4\n"} for name in ("alpha", "beta", "gamma")})
+    app.start("alpha")
+    app.start("beta")
+    app.post("/api/servers/gamma/start", {"sparing": "alpha"}, status=202)
+    app.wait_for("gamma", "ready")
+    assert states(app, "alpha", "beta", "gamma") == ["ready", "asleep", "ready"]
