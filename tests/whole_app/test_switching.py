@@ -17,6 +17,7 @@ from deck_app import DeckApp, Place, eventually, text_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 Machine = Callable[..., DeckApp]
+WEIGHTS_GIB = 10
 SHAPE = {
     "architectures": ["Qwen2ForCausalLM"],
     "hidden_size": 896,
@@ -35,14 +36,14 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     """Starts an app on a machine with GPUs of so many GiB; keyword ``models``: flags and fake settings by name."""
     place = Place(tmp_path / "place")
     (place.weights / "config.json").write_text(json.dumps(SHAPE))
-    index = {"metadata": {"total_size": fake_gpu.GIB}, "weight_map": {}}
+    index = {"metadata": {"total_size": WEIGHTS_GIB * fake_gpu.GIB}, "weight_map": {}}
     (place.weights / "model.safetensors.index.json").write_text(json.dumps(index))
     apps: list[DeckApp] = []
 
     def start(*gib: float, models: dict[str, dict[str, object]], args: tuple[str, ...] = ("--no-start",)) -> DeckApp:
         for name, settings in models.items():
             flags = str(settings.pop("flags", ""))
-            place.add_model(name, flags, **settings)
+            place.add_model(name, flags, **{"weights_gib": WEIGHTS_GIB, **settings})
         env = fake_gpu.make_gpus(tmp_path / "gpus", *gib)
         app = DeckApp(place, *args, env=env).wait_until_up()
         apps.append(app)
@@ -78,6 +79,14 @@ def test_second_model_puts_the_first_to_sleep_and_a_chat_brings_it_back(machine:
     assert app.server("alpha")["pid"] == first["pid"], "woken, not started again"
     assert text_of(app.chat("beta", "Good evening")) == "Good evening"
     assert states(app, "alpha", "beta") == ["asleep", "ready"]
+
+
+def test_second_model_fits_beside_the_first(machine: Machine) -> None:
+    app = machine(80, models={"alpha": {"flags": "gpu-memory-utilization: 0.5\n"}, "beta": {}})
+    app.start("alpha")
+    app.start("beta")
+    assert states(app, "alpha", "beta") == ["ready", "ready"]
+    assert "--kv-cache-memory-bytes" in app.server("beta")["command"], "it takes no more than it needs"
 
 
 def test_two_small_ones_stay_awake_side_by_side(machine: Machine) -> None:
