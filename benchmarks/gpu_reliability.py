@@ -65,11 +65,11 @@ class Gpu:
 class App:
     """The product, as a process."""
 
-    def __init__(self, models_dir: str, state_dir: str, *more: str) -> None:
+    def __init__(self, models_dir: str, state_dir: str, *more: str, env: dict[str, str] | None = None) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         argv = [sys.executable, "app.py", "--no-start", "--port", str(port), "--state-dir", state_dir, *more]
-        self.process = subprocess.Popen([*argv, "--models-dir", models_dir], cwd=ROOT)
+        self.process = subprocess.Popen([*argv, "--models-dir", models_dir], cwd=ROOT, env=env)
         wait_for(lambda: answers(self.url), "the app")
 
     def start(self, name: str) -> dict[str, Any]:
