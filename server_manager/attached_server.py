@@ -51,8 +51,9 @@ class AttachedServer:
         return False
 
     async def ensure_ready(self) -> ServerClient:
-        """Its client if it answers. Raises ``ServerUnreachable`` or ``RequestRejected`` if it does not."""
-        await self._probe()
+        """Its client if it answered at the last look. Raises ``ServerUnreachable`` or ``RequestRejected`` otherwise."""
+        if self._probe_task is None or self.status.state is not ServerState.READY:
+            await self._probe()
         return self._client
 
     async def stop(self, *, now: bool = False) -> ServerExit | None:

@@ -212,9 +212,9 @@ class Gateway:
                 if call.leased:  # it is vLLM that takes its time: its answer shall have its own head
                     continue
                 await call.reply.start(200, STREAM_HEADERS)
-            status = self._manager.server(call.name).status
+            doing = "waiting for the first token" if call.leased else _doing(self._manager.server(call.name).status)
             waited = time.monotonic() - began
-            await call.reply.write(sign_of_life(f"{_doing(status)}, {waited:.0f} s", call.dialect))
+            await call.reply.write(sign_of_life(f"{doing}, {waited:.0f} s", call.dialect))
             pause = self._settings.gateway_comment_interval
 
     async def _conclude(self, call: _Call, work: asyncio.Task[None]) -> None:

@@ -85,6 +85,8 @@ class ServerManager:
         self.board = Switchboard(self.server, self.rooms, settings.switch_patience)
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._noted: str | None = None
+        """The model that stands in the file of the one used last."""
 
     # The app's own life
 
@@ -325,10 +327,11 @@ class ServerManager:
             return None
 
     def _remember(self, name: str) -> None:
-        if name == self._last_used():
-            return
+        if name == self._noted:
+            return  # for each request of the gateway: no look at the disk
         try:
             self._last_used_path.write_text(f"{name}\n", encoding="utf-8")
+            self._noted = name
         except OSError as error:  # only the next default depends on it
             log.warning("cannot note the model used last: %s", error)
 
