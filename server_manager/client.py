@@ -1,4 +1,4 @@
-"""HTTP to one OpenAI-compatible server; with ``upstream.py`` the only module that knows aiohttp and openai.
+"""HTTP to one OpenAI-compatible server; the only module that knows aiohttp and openai.
 
 Chat text takes the short way: aiohttp reads vLLM's server-sent events, msgspec decodes them into the few fields that
 are used. That costs about 13 microseconds a chunk, the ``openai`` package's typed stream ten times that; ``openai``

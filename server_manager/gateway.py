@@ -40,7 +40,7 @@ from server_manager.manager import Server, ServerManager
 from server_manager.model_names import ModelNames, name_to_send
 from server_manager.server_state import ServerState, ServerStatus
 from server_manager.start_report import phase_line
-from server_manager.upstream import UpstreamAnswer, pass_on
+from server_manager.upstream import Connections, UpstreamAnswer
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,12 @@ class Gateway:
     def __init__(self, manager: ServerManager) -> None:
         self._manager = manager
         self._settings = manager.settings
+        self._connections = Connections()
         self.names = ModelNames(manager)
+
+    def close(self) -> None:
+        """Closes connections that are kept for later requests."""
+        self._connections.close()
 
     async def answer(self, request: GatewayRequest, reply: Reply, gone: asyncio.Future[Any]) -> None:
         """Answers one request, whatever happens; ``gone`` is done when the client has left. Raises nothing."""
@@ -160,10 +165,9 @@ class Gateway:
             request, name = call.request, name_to_send(call.model, server.status)
             body = request.body if name is None else with_model(call.content_type, request.body, name)
             target = f"{request.path}?{request.query}" if request.query else request.path
-            answer = await stack.enter_async_context(
-                pass_on(server.client(), request.method, target, request_headers(request.headers), body)
-            )
-            await self._stream(call, answer)
+            headers = request_headers(request.headers)
+            answering = self._connections.pass_on(server.client(), request.method, target, headers, body)
+            await self._stream(call, await stack.enter_async_context(answering))
 
     async def _leased(self, call: _Call, stack: AsyncExitStack) -> Server:
         try:
@@ -187,12 +191,12 @@ class Gateway:
             await reply.start(answer.status, answer_headers(answer.headers))
         elif not call.readable or answer.status != 200:
             # Too late for a status: vLLM's own error goes into the stream.
-            document = b"".join([chunk async for chunk in answer.chunks()])
+            document = await answer.read_all()
             await reply.write(error_event(document, call.dialect) + end_of_stream(call.dialect))
             await reply.end()
             return
-        write = reply.write
-        async for chunk in answer.chunks():
+        read, write = answer.read, reply.write
+        while chunk := await read():
             await write(chunk)
         await reply.end()
 
