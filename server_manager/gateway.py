@@ -225,7 +225,9 @@ class Gateway:
         """Tells the client what went wrong, in the way that is still open."""
         error: ServerManagerError
         if work.cancelled():
-            error = ServerUnreachable(f"{call.name} was stopped in the middle of the answer.", "Ask again.")
+            error = ServerUnreachable(
+                f"{call.name} was stopped in the middle of the answer, perhaps to make room for another.", "Ask again."
+            )
         elif (found := work.exception()) is None:
             return
         elif isinstance(found, ServerManagerError):
@@ -260,8 +262,9 @@ def _not_permitted(message: str, next_step: str) -> GatewayRefusal:
 
 def _doing(status: ServerStatus) -> str:
     """ "starting Qwen2 (loading weights 2/4, about 12 s left)"."""
+    queue = status.waiting.words if status.waiting else ""
     if status.state is ServerState.STARTING:
-        return f"starting {status.name} ({phase_line(msgspec.to_builtins(status))})"
+        return f"starting {status.name} ({queue or phase_line(msgspec.to_builtins(status))})"
     if status.state is ServerState.ASLEEP:
-        return f"waking {status.name}"
+        return f"waking {status.name}" + (f" ({queue})" if queue else "")
     return f"waiting for {status.name}, which is {status.state}"
