@@ -50,7 +50,7 @@ class Stream(asyncio.Protocol):
         if not self.first_at and self.events > 1:  # the first event only names the role
             self.first_at = time.perf_counter()
         self._tail = data if len(data) > _TAIL else (self._tail + data)[-_TAIL:]
-        if data.endswith(b"0\r\n\r\n"):
+        if self._tail.endswith(b"0\r\n\r\n"):
             self.ended_at = time.perf_counter()
             self._transport.close()
 

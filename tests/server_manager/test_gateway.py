@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from server_manager.client import ClientSession, ServerClient
-from server_manager.errors import ExitedDuringStart, ServerManagerError, UnknownModel
+from server_manager.errors import ExitedDuringStart, ServerManagerError, SpecError, UnknownModel
 from server_manager.gateway import Gateway, GatewayRequest
 from server_manager.gateway_errors import Headers
 from server_manager.model_spec import ModelSpec
 from server_manager.server_state import ServerState, ServerStatus
-from server_manager.settings import Settings
+from server_manager.settings import Settings, gateway_wait
 
 BODY = b'{"model":"mine",  "n":1.50e0}'
 STREAM = b'{"model":"mine","stream":true}'
@@ -471,6 +471,14 @@ async def test_odd_paths_lead_nowhere(desk: Desk, path: str) -> None:
 async def test_odd_methods_lead_nowhere(desk: Desk, method: str) -> None:
     await desk.manager.ready()
     await refused(desk, 404, method=method)
+
+
+def test_wait_is_set_by_the_environment() -> None:
+    assert gateway_wait({}) == 600
+    assert gateway_wait({"DECK_GATEWAY_WAIT": "1.5"}) == 1.5
+    for text in ("soon", "0", "-1", "inf", "nan"):
+        with pytest.raises(SpecError, match="DECK_GATEWAY_WAIT"):
+            gateway_wait({"DECK_GATEWAY_WAIT": text})
 
 
 def test_known_errors_have_a_status_of_their_own() -> None:
