@@ -206,6 +206,10 @@ def main() -> None:
             "| app CPU, us per token | app, of a core | load generator, of a core |",
             "|---|---|---|---|---|---|---|---|---|",
             *lines,
+            "",
+            f"Engine, load generator and app share {os.cpu_count()} cores with whatever else runs (load average"
+            f" {os.getloadavg()[0]:.1f} at the end). The app's time goes to one read and one write of a socket for each"
+            " chunk, and at the beginning of a round to taking all its requests.",
         ]
     )
     results = {"setup": setup.about, "load_average": os.getloadavg(), "medians": medians, "rounds": rows}
