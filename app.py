@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 from server_manager.app_address import listen, lock_state_dir, prepare_state_dir, published, session_key
 from server_manager.app_log import log_to
-from server_manager.command_line import ask_password, page_url, parse, run_command, settings_from
+from server_manager.command_line import USER_COMMANDS, ask_password, page_url, parse, run_command, settings_from
 from server_manager.errors import ServerManagerError
 
 
@@ -31,10 +31,10 @@ def serve(args: Namespace) -> int:
         import uvicorn  # noqa: PLC0415
 
         from server_manager import composition  # noqa: PLC0415
-        from webui import Access, AppContext, read_users  # noqa: PLC0415
+        from webui import Access, AppContext  # noqa: PLC0415
         from webui.web_app import build_web_app  # noqa: PLC0415
 
-        access = Access(read_users(args.auth) if args.auth else None, key, token)
+        access = Access.open(args.auth, key, token)
         parts = composition.compose(settings)
         context = AppContext(
             settings, parts.manager, parts.sampler, parts.conversations, parts.chat, access,
@@ -59,9 +59,11 @@ def serve(args: Namespace) -> int:
 
 
 def is_worth_telling(record: logging.LogRecord) -> bool:
-    """Not that the connection of an open page was cut at the end: uvicorn reports each with a traceback."""
+    """Not that the connection of an open page was cut at the end: uvicorn reports each with a traceback. Nor that the
+    gateway cuts an answer that broke off behind it, of which it tells itself."""
     cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
-    return not cut_off and "graceful shutdown" not in record.getMessage()
+    message = record.getMessage()
+    return not cut_off and "graceful shutdown" not in message and "without completing response" not in message
 
 
 def main() -> int:
@@ -76,10 +78,10 @@ def main() -> int:
             from server_manager.diagnosis.card import explain  # noqa: PLC0415  # the others need none of it
 
             return explain(args.log)
-        if args.command == "add-user":
-            from webui import add_user  # noqa: PLC0415  # see serve()
+        if args.command in USER_COMMANDS:
+            from webui import run_user_command  # noqa: PLC0415  # see serve()
 
-            add_user(args.users_file, args.name, args.role, ask_password())
+            run_user_command(args, ask_password)
         elif args.command:
             return run_command(args)
         else:

@@ -13,6 +13,8 @@ from server_manager.errors import (
     StateDirError,
     UnknownModel,
 )
+from server_manager.gateway import Gateway, GatewayRequest, refuse
+from server_manager.gateway_errors import Dialect, GatewayRefusal, error_document, error_headers
 from server_manager.generation_config import context_length, recommended_for
 from server_manager.ledger_book import LedgerBook
 from server_manager.log_query import LogAnswer, LogQuery
@@ -41,8 +43,12 @@ __all__ = [
     "ChatService",
     "ConversationStore",
     "Diagnosis",
+    "Dialect",
     "DoneFrame",
     "Fix",
+    "Gateway",
+    "GatewayRefusal",
+    "GatewayRequest",
     "GpuSampler",
     "LedgerBook",
     "Leftovers",
@@ -72,12 +78,15 @@ __all__ = [
     "context_length",
     "defaults_for",
     "difference",
+    "error_document",
+    "error_headers",
     "findings_dict",
     "is_secret",
     "option_error",
     "option_warnings",
     "parse_shell_line",
     "recommended_for",
+    "refuse",
     "request_fields",
     "shell_line",
     "without_passwords",

@@ -11,7 +11,7 @@ from server_manager.client import ClientSession, ServerClient
 from server_manager.errors import ChatError, NotAllowed
 from server_manager.launchers.base import ProcessInfo
 from server_manager.server_state import ExitCause, ServerExit, ServerState, ServerStatus, Waiting
-from server_manager.status_cell import StatusCell
+from server_manager.status_cell import StatusCell, served_fields
 
 _PROBE_INTERVAL = 5.0
 
@@ -51,8 +51,9 @@ class AttachedServer:
         return False
 
     async def ensure_ready(self) -> ServerClient:
-        """Its client if it answers. Raises ``ServerUnreachable`` or ``RequestRejected`` if it does not."""
-        await self._probe()
+        """Its client if it answered at the last look. Raises ``ServerUnreachable`` or ``RequestRejected`` otherwise."""
+        if self._probe_task is None or self.status.state is not ServerState.READY:
+            await self._probe()
         return self._client
 
     async def stop(self, *, now: bool = False) -> ServerExit | None:
@@ -106,14 +107,9 @@ class AttachedServer:
             elif self.status.exit != end:
                 self._cell.update(exit=end)
             raise
-        model = served[0] if served else None
-        fields = {
-            "served_model_name": model.id if model else None,
-            "max_model_len": model.max_model_len if model else None,
-            "exit": None,
-        }
+        fields = {**served_fields(served), "exit": None}
         if self.status.state is ServerState.READY:
-            if self.status.served_model_name != fields["served_model_name"]:
+            if self.status.served_model_names != fields["served_model_names"]:
                 self._cell.update(**fields)
         else:
             self._cell.transition(ServerState.READY, ready_at=time.time(), **fields)

@@ -108,8 +108,9 @@ class ClientSession:
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ClientSession:
-        # No limit on connections: each open chat holds one.
-        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30))
+        # No limit on connections: each open chat holds one. Idle ones go before vLLM closes them (after 5 s): a request
+        # that meets such an end on its way would be lost.
+        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -128,15 +129,16 @@ class ServerClient:
     """Talks to one server. Cheap to make; the connections belong to the session, which all clients share."""
 
     def __init__(self, session: ClientSession, base_url: str, api_key: str | None = None) -> None:
-        self._session = session
+        self.session = session
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        """The server's own key. It goes to the server alone."""
 
     async def health(self) -> int | None:
         """The HTTP status of ``/health``; ``None`` where nothing answers, which is normal while vLLM loads."""
         try:
-            async with self._session.http.get(f"{self.base_url}/health", timeout=_SHORT) as response:
+            async with self.session.http.get(f"{self.base_url}/health", timeout=_SHORT) as response:
                 return response.status
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
@@ -155,7 +157,7 @@ class ServerClient:
     async def metrics(self) -> ServerMetrics | None:
         """vLLM's figures of the moment, or ``None`` where the server has none (not vLLM, not ready)."""
         try:
-            async with self._session.http.get(f"{self.base_url}/metrics", timeout=_SHORT) as response:
+            async with self.session.http.get(f"{self.base_url}/metrics", timeout=_SHORT) as response:
                 if response.status != 200:
                     return None
                 text = await response.text()
@@ -169,9 +171,9 @@ class ServerClient:
         By vLLM's ``/tokenize``, which other servers do not have.
         """
         body = msgspec.json.encode({"messages": messages})
-        headers = {**self._headers, "Content-Type": "application/json"}
+        headers = {**self.headers, "Content-Type": "application/json"}
         try:
-            async with self._session.http.post(
+            async with self.session.http.post(
                 f"{self.base_url}/tokenize", data=body, headers=headers, timeout=_SHORT
             ) as response:
                 return msgspec.json.decode(await response.read(), type=_TokenCount).count
@@ -186,10 +188,10 @@ class ServerClient:
         Raises ``RequestRejected``, or ``ServerUnreachable`` where none comes within so many seconds.
         """
         data = None if content is None else msgspec.json.encode(content)
-        headers = self._headers if data is None else {**self._headers, "Content-Type": "application/json"}
+        headers = self.headers if data is None else {**self.headers, "Content-Type": "application/json"}
         timeout = aiohttp.ClientTimeout(total=seconds)
         try:
-            async with self._session.http.request(
+            async with self.session.http.request(
                 method, f"{self.base_url}{path}", headers=headers, data=data, timeout=timeout
             ) as response:
                 body = await response.read()
@@ -197,7 +199,7 @@ class ServerClient:
                     raise _rejection(response.status, body)
                 return body
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._unreachable(error) from error
+            raise self.unreachable(error) from error
 
     async def stream_chat(self, body: Mapping[str, Any]) -> AsyncGenerator[ChatDelta, None]:
         """Streams one answer. Closing the generator closes the connection, which aborts the request in vLLM.
@@ -206,10 +208,10 @@ class ServerClient:
         ``RequestRejected`` or ``ServerUnreachable`` (also in mid-answer, when the server goes away).
         """
         request = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        headers = {**self._headers, "Content-Type": "application/json"}
+        headers = {**self.headers, "Content-Type": "application/json"}
         finished = False
         try:
-            async with self._session.http.post(
+            async with self.session.http.post(
                 f"{self.base_url}/v1/chat/completions",
                 data=msgspec.json.encode(request),
                 headers=headers,
@@ -224,7 +226,7 @@ class ServerClient:
                             break
                         yield _delta(data)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._unreachable(error) from error
+            raise self.unreachable(error) from error
         if not finished:
             # An API server that is killed closes the socket like one that is done; only [DONE] tells them apart.
             raise ServerUnreachable("The answer broke off: the server closed the connection.", base_url=self.base_url)
@@ -247,15 +249,16 @@ class ServerClient:
         except openai.APIStatusError as error:
             raise _rejection(error.status_code, error.response.content) from error
         except openai.APIConnectionError as error:
-            raise self._unreachable(error) from error
+            raise self.unreachable(error) from error
         except openai.APIError as error:  # an error in mid-answer
             raise RequestRejected(f"The answer broke off: {error.message}", type=error.type) from error
         except Exception as error:
             # A connection that breaks in mid-answer raises what the HTTP package below openai has for it, which is
             # another package in different versions of openai.
-            raise self._unreachable(error) from error
+            raise self.unreachable(error) from error
 
-    def _unreachable(self, error: BaseException) -> ServerUnreachable:
+    def unreachable(self, error: BaseException) -> ServerUnreachable:
+        """A failed connection as our own error."""
         reason = str(error) or type(error).__name__
         return ServerUnreachable(f"The server at {self.base_url} does not answer ({reason}).", base_url=self.base_url)
 

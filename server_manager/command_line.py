@@ -24,10 +24,18 @@ from server_manager.settings import (
     default_models_dir,
     default_state_dir,
     default_vllm_command,
+    gateway_wait,
 )
 from server_manager.start_report import phase_line, wait_for_start
 
 DEFAULT_PORT = 7860
+USER_COMMANDS = {
+    "add-user": "add a line to the file of users, asking for the password",
+    "add-key": "make an API key for a user, and print it once",
+    "list-keys": "who has which API keys (not the keys themselves)",
+    "revoke-key": "make an API key useless, at once",
+}
+"""They work on the file of users and those beside it; no app need be running."""
 _MOST_LINES = 20_000
 
 
@@ -70,10 +78,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     leftovers.add_argument("--reclaim", action="store_true", help="end it, and tell what that gave back")
     explain = commands.add_parser("explain", help="say why a server failed, from its log (of any vLLM, run by anyone)")
     explain.add_argument("log", metavar="LOGFILE", help="a file, or - for standard input")
-    add_user = commands.add_parser("add-user", help="add a line to the file of users, asking for the password")
-    add_user.add_argument("name")
-    add_user.add_argument("--role", choices=("user", "operator"), default="user")
-    add_user.add_argument("--auth", type=Path, metavar="FILE", required=True, dest="users_file")
+    for name, text in USER_COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if name != "list-keys":
+            command.add_argument("name", metavar="ID" if name == "revoke-key" else "NAME")
+        if name == "add-user":
+            command.add_argument("--role", choices=("user", "operator"), default="user")
+        command.add_argument("--auth", type=Path, metavar="FILE", required=True, dest="users_file")
     return parser.parse_args(argv)
 
 
@@ -96,6 +107,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         keep_servers=args.keep_servers,
         attach=dict(args.attach),
         attach_api_key=attach_api_key(),
+        gateway_wait=gateway_wait(),
     )
 
 

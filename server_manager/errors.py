@@ -18,6 +18,7 @@
     │   ├── ServerUnreachable  no connection, or it broke off
     │   ├── RequestRejected    the server answered with an error
     │   └── ContextExceeded    the conversation is longer than the model's context
+    ├── GatewayRefusal         a request to /v1 is refused (in gateway_errors.py, with its HTTP status)
     └── TelemetryError         a probe failed as a whole (single figures that are unknown are ``None`` instead)
 
 A message says what happened; ``next_step`` says what to do about it. ``str(error)`` is both, ready for a person.

@@ -39,7 +39,7 @@ from server_manager.sleeper import Sleeper
 from server_manager.start_phase import StartPhase
 from server_manager.start_run import StartRun
 from server_manager.start_subject import StartSubject
-from server_manager.status_cell import StatusCell
+from server_manager.status_cell import StatusCell, served_fields
 from server_manager.stop_receipt import ReceiptTaker
 from server_manager.stop_request import StopRequest, StopRequested
 
@@ -348,8 +348,7 @@ class ServerProcess:
             phase=None,
             detail="",
             progress=await start.finished(),
-            served_model_name=served[0].id if served else None,
-            max_model_len=served[0].max_model_len if served else None,
+            **served_fields(served),
         )
         self._sleeper.found(asleep_at)
         await until_ended(handle, self.client(), self._stop)

@@ -156,6 +156,8 @@ class ServerStatus:
     base_url: str | None = None
     served_model_name: str | None = None
     """What requests must send as ``model``; known once it is ready."""
+    served_model_names: tuple[str, ...] = ()
+    """Every name that it answers to, adapters too: ``served_model_name`` is the first."""
     max_model_len: int | None = None
     """Context length in tokens; known once it is ready."""
     command: str = ""

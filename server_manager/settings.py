@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server_manager.errors import SpecError
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -44,6 +46,14 @@ class Settings:
     """Of all logs together. Those of models that were not used for longest go first."""
     log_interval: float = 5.0
     """Between two looks at the sizes of the logs."""
+
+    gateway_wait: float = 600.0
+    """How long a request to ``/v1`` waits for its server (``DECK_GATEWAY_WAIT``)."""
+    gateway_silence: float = 4.0
+    """How long a request that streams waits in silence, before it gets its head and comments."""
+    gateway_comment_interval: float = 10.0
+    gateway_body_bytes: int = 64 * 2**20
+    """The largest request that ``/v1`` takes; it is held in memory."""
 
     @property
     def logs_dir(self) -> Path:
@@ -90,6 +100,18 @@ def default_models_dir(env: Mapping[str, str] = os.environ) -> Path:
 def attach_api_key(env: Mapping[str, str] = os.environ) -> str | None:
     """``$DECK_ATTACH_API_KEY``."""
     return env.get("DECK_ATTACH_API_KEY") or None
+
+
+def gateway_wait(env: Mapping[str, str] = os.environ) -> float:
+    """``$DECK_GATEWAY_WAIT`` in seconds. Raises ``SpecError`` where that is no number above 0."""
+    text = env.get("DECK_GATEWAY_WAIT") or "600"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise SpecError(f"DECK_GATEWAY_WAIT is {text!r}.", "Set it to a number of seconds.", key="DECK_GATEWAY_WAIT")
+    return seconds
 
 
 def default_vllm_command(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from server_manager.client import ServedModel
 from server_manager.server_state import LEGAL, ServerState, ServerStatus
 
 log = logging.getLogger(__name__)
@@ -47,3 +48,13 @@ class StatusCell:
                 )
             finally:
                 change.cancel()
+
+
+def served_fields(models: Sequence[ServedModel]) -> dict[str, Any]:
+    """What a status takes from the server's ``/v1/models``."""
+    first = models[0] if models else None
+    return {
+        "served_model_name": first.id if first else None,
+        "served_model_names": tuple(model.id for model in models),
+        "max_model_len": first.max_model_len if first else None,
+    }

@@ -43,6 +43,7 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 from fake_vllm_answers import VERSION, Engine, Exchange, Rejected, count_tokens, number, setting
+from fake_vllm_others import embeddings, messages, transcriptions
 from fake_vllm_sleep import Sleep
 
 # Real lines of a start on a CPU host: seconds are replaced, paths and sizes are not worth the trouble.
@@ -321,6 +322,12 @@ class Server(Engine):
                 await self.generate(x, chat=True)
             case ("POST", "/v1/completions"):
                 await self.generate(x, chat=False)
+            case ("POST", "/v1/messages" | "/v1/messages/count_tokens"):
+                await messages(self, x)
+            case ("POST", "/v1/embeddings"):
+                await embeddings(self, x)
+            case ("POST", "/v1/audio/transcriptions"):
+                await transcriptions(self, x)
             case (_, "/is_sleeping" | "/sleep" | "/wake_up" | "/collective_rpc" | "/reset_prefix_cache") if (
                 self.dev_mode
             ):

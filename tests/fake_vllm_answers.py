@@ -63,13 +63,13 @@ class Exchange:
         )
 
     def event(self, event: dict) -> None:
-        self._chunk(b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n")
+        self.chunk(b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n")
 
     def end_stream(self) -> None:
-        self._chunk(b"data: [DONE]\n\n")
+        self.chunk(b"data: [DONE]\n\n")
         self.writer.write(b"0\r\n\r\n")
 
-    def _chunk(self, data: bytes) -> None:
+    def chunk(self, data: bytes) -> None:
         self.writer.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 

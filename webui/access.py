@@ -1,7 +1,7 @@
 """Who may do what: login, roles, and refusal of requests from other sites.
 
 Without ``--auth`` the app listens on the loopback address only and everybody there is an operator. With it each
-request needs a session cookie (set by the login form) or HTTP Basic, which is for scripts.
+request needs a session cookie (set by the login form), an API key, or HTTP Basic, which is for scripts.
 
 A page of another site can make a browser send requests here. Those that change something are recognised by
 ``Sec-Fetch-Site``, or by ``Origin`` where the browser does not send it (plain HTTP), and refused. So are requests for
@@ -17,6 +17,7 @@ import hmac
 import ipaddress
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -24,7 +25,10 @@ from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from webui.users import Role, User, hash_password, password_matches
+from server_manager import Dialect, GatewayRefusal, error_document, error_headers
+from webui.api_keys import ApiKeys
+from webui.gateway_app import is_gateway_path
+from webui.users import Role, User, hash_password, password_matches, read_users
 
 COOKIE = "deck-session"
 SESSION_SECONDS = 30 * 24 * 3600
@@ -37,8 +41,15 @@ _CHECKS_AT_ONCE = 2
 class Access:
     """Tells who sends a request. Sessions are signed, not stored: they survive a restart of the app."""
 
-    def __init__(self, users: Mapping[str, tuple[Role, str]] | None, key: bytes, local_token: str) -> None:
+    def __init__(
+        self,
+        users: Mapping[str, tuple[Role, str]] | None,
+        key: bytes,
+        local_token: str,
+        api_keys: ApiKeys | None = None,
+    ) -> None:
         """``users`` is ``None`` without ``--auth``; ``local_token`` is that of the command line on this machine."""
+        self._api_keys = api_keys
         self._users = users
         self._key = key
         self._local_token = local_token.encode()
@@ -46,6 +57,13 @@ class Access:
         self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
         # An unknown name costs the same time as a wrong password, so that names cannot be found by timing.
         self._nobody = hash_password("") if users is not None else ""
+
+    @classmethod
+    def open(cls, users_file: Path | None, key: bytes, local_token: str) -> Access:
+        """With the users of a file and their API keys. Raises ``SpecError`` where a file cannot be read."""
+        if users_file is None:
+            return cls(None, key, local_token)
+        return cls(read_users(users_file), key, local_token, ApiKeys.of(users_file))
 
     @property
     def login_required(self) -> bool:
@@ -58,6 +76,8 @@ class Access:
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(credentials.encode(), self._local_token):
             return LOCAL_USER
+        if api_key := credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", ""):
+            return self._from_api_key(api_key)
         if scheme.lower() == "basic":
             try:
                 name, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
@@ -66,6 +86,12 @@ class Access:
             return await self.check_password(name, password)
         # Not http.cookies: one odd cookie of another app on this host would make it lose ours.
         return self._from_session(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
+
+    def _from_api_key(self, api_key: str) -> User | None:
+        name = self._api_keys.owner(api_key) if self._api_keys else None
+        if name is None or name not in (self._users or {}):
+            return None
+        return User(name, (self._users or {})[name][0])
 
     async def check_password(self, name: str, password: str) -> User | None:
         """The user, if the password is right. Takes 50 ms in a thread the first time; then it is remembered."""
@@ -118,7 +144,9 @@ class AccessMiddleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        send = _with_policy(send)
+        # The gateway has a policy of its own. Its answers come in thousands of chunks a second, and pass one step less.
+        if not is_gateway_path(scope["path"]):
+            send = _with_policy(send)
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
         if refusal is None:
@@ -137,6 +165,7 @@ class AccessMiddleware:
         host = headers.get("host", "")
         if not self._access.login_required and not _is_this_machine(host):
             return _error(
+                scope,
                 403,
                 "wrong_host",
                 f"This app answers on this machine only, not as {host!r}.",
@@ -145,6 +174,7 @@ class AccessMiddleware:
         if scope.get("method") in ("GET", "HEAD", "OPTIONS") or _from_this_page(headers, host):
             return None
         return _error(
+            scope,
             403,
             "other_origin",
             "Requests that change something are taken from this page only.",
@@ -180,14 +210,26 @@ def _with_policy(send: Send) -> Send:
     return send_with_policy
 
 
-def _error(status: int, code: str, message: str, next_step: str = "") -> JSONResponse:
+def _error(scope: Scope, status: int, code: str, message: str, next_step: str = "") -> Response:
+    if is_gateway_path(scope["path"]):  # to clients of OpenAI's and Anthropic's interfaces in their words
+        kind = "authentication_error" if status == 401 else "permission_error"
+        error = GatewayRefusal(
+            status, message, next_step, kind=kind, reason="invalid_api_key" if status == 401 else code
+        )
+        answer = Response(error_document(error, Dialect.of(scope["path"])), status)
+        answer.raw_headers += error_headers(error)
+        return answer
     return JSONResponse({"error": {"code": code, "message": message, "next_step": next_step}}, status_code=status)
 
 
 def _login_wanted(scope: Scope, headers: Headers) -> Response:
+    if is_gateway_path(scope["path"]):
+        given = "authorization" in headers or "x-api-key" in headers
+        message = "The API key is not valid." if given else "An API key is needed."
+        return _error(scope, 401, "login", message, "An operator makes one: python app.py add-key NAME --auth FILE")
     if scope.get("method") == "GET" and "text/html" in headers.get("accept", ""):
         return RedirectResponse("/login", status_code=303)
-    response = _error(401, "login", "Log in first.")
+    response = _error(scope, 401, "login", "Log in first.")
     # A browser would open a window of its own for Basic, over the page that is about to show our form.
     browser = headers.get("user-agent", "").startswith("Mozilla/")
     response.headers["WWW-Authenticate"] = "Session" if browser else 'Basic realm="vLLM Deck"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,12 +21,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from server_manager import MetricsPoller
+from server_manager import Gateway, MetricsPoller
 from webui.access import AccessMiddleware
 from webui.chat_route import router as chat_router
 from webui.context import AppContext
 from webui.errors import install_error_handlers
 from webui.failure_route import router as failure_router
+from webui.gateway_app import GatewayMiddleware
 from webui.leftover_routes import router as leftover_router
 from webui.log_routes import router as log_router
 from webui.login import login_page, logout
@@ -33,6 +35,15 @@ from webui.page import STATIC, build_page, mount_options
 from webui.rest import no_such_route
 from webui.rest import router as rest_router
 from webui.snapshot import Snapshot
+
+DESCRIPTION = """Runs vLLM on your own GPUs. Where `--auth` is set, log in with HTTP Basic or an API key.
+
+**The gateway: `/v1/…`** on this port speaks the interface of OpenAI, and on `/v1/messages` that of Anthropic. `GET
+/v1/models` lists all models with their `state`. Every other request goes to the server of the model that it names as
+`model`, which is started or woken while the request waits, and is passed on as it is, as is the answer:
+`/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/messages`, `/v1/embeddings`, `/v1/rerank`,
+`/v1/audio/transcriptions` and whatever else the server has below `/v1`; also `/tokenize` and `/detokenize`. The API key
+goes into `Authorization: Bearer …` or `x-api-key`."""
 
 Running = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -49,19 +60,23 @@ class _StaticFiles(StaticFiles):
 def build_web_app(context: AppContext, running: Running) -> FastAPI:
     """The whole app; ``running`` is entered when it begins to serve and left when it ends."""
     poller = MetricsPoller(context.manager)
+    gateway = Gateway(context.manager)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with running():
             poller.start()
+            # What is there now stays: a collection that looks through it all stops every stream for a quarter second.
+            gc.freeze()
             try:
                 yield
             finally:
                 await poller.stop()
+                gateway.close()
 
     app = FastAPIOffline(
         title="vLLM Deck",
-        description="Runs vLLM on your own GPUs. Log in with HTTP Basic where `--auth` is set.",
+        description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
         static_url="/docs-static",
@@ -79,5 +94,6 @@ def build_web_app(context: AppContext, running: Running) -> FastAPI:
     app.router.routes.append(Route("/logout", logout, methods=["GET", "POST"]))
     app.mount("/deck", _StaticFiles(directory=STATIC), name="static")
     gr.mount_gradio_app(app, build_page(context), path="", **mount_options())
+    app.add_middleware(GatewayMiddleware, gateway=gateway, largest_body=context.settings.gateway_body_bytes)
     app.add_middleware(AccessMiddleware, access=context.access)
     return app

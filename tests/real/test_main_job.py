@@ -6,7 +6,10 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
+import httpx
+import openai
 import pytest
 from browser.deck_page import SECONDS, DeckPage
 from deck_app import DeckApp, eventually
@@ -34,6 +37,33 @@ def running(app: DeckApp) -> int | None:
     return metrics and metrics["num_requests_running"]
 
 
+def check_gateway(app: DeckApp) -> None:
+    """The same server for OpenAI's and Anthropic's clients, under its catalogue name; its own errors pass."""
+    hello: Any = [{"role": "user", "content": "What is the capital of France?"}]
+    with httpx.Client(trust_env=False) as http_client:
+        client = openai.OpenAI(base_url=f"{app.url}/v1", api_key="any", max_retries=0, http_client=http_client)
+        assert next(iter(client.models.list())).to_dict()["state"] == "ready"
+        answer = client.chat.completions.create(model=SMOLLM2, messages=hello, max_tokens=20, temperature=0)
+        assert "Paris" in (answer.choices[0].message.content or "")
+        stream = client.chat.completions.create(
+            model=SMOLLM2, messages=hello, max_tokens=20, temperature=0, stream=True
+        )
+        pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+        assert "Paris" in "".join(pieces)
+        assert len(pieces) > 5
+        with pytest.raises(openai.BadRequestError, match="max_model_len"):
+            client.chat.completions.create(model=SMOLLM2, messages=hello, max_tokens=99_999)
+    body = {"model": SMOLLM2, "messages": hello, "max_tokens": 20, "temperature": 0}
+    message = app.http.post("/v1/messages", json=body, headers={"x-api-key": "any"}).json()
+    assert (message["type"], message["content"][0]["type"]) == ("message", "text")
+    assert "Paris" in message["content"][0]["text"]
+    events = app.http.post("/v1/messages", json=body | {"stream": True}).text
+    assert events.startswith("event: message_start\n")
+    assert "event: message_stop\n" in events
+    assert app.http.post("/tokenize", json={"model": SMOLLM2, "prompt": "Hello"}).json()["count"] > 0
+    assert app.http.post("/v1/server_info", json={"model": SMOLLM2}).status_code == 404
+
+
 def check_converted(folder: Path) -> None:
     """The bundled model is whole, and nothing lies beside it but the lock."""
     assert [path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")] == [folder.name]
@@ -59,6 +89,7 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
         assert len(frames) > 1, f"the answer came in one piece: {frames}"
         expect(page.status).to_contain_text("tok/s")
         check_converted(real_place.converted)
+        check_gateway(app)
 
         page.set_slider("max_tokens", 1500)
         page.send("Count from one to a thousand in words.")

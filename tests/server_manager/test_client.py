@@ -199,7 +199,7 @@ async def test_nobody_there(session: ClientSession) -> None:
 
 
 async def test_something_else_there(client: ServerClient, stub: StubServer) -> None:
-    other = ServerClient(client._session, f"{stub.url}/health?")
+    other = ServerClient(client.session, f"{stub.url}/health?")
     stub.health = 200
     with pytest.raises(RequestRejected, match="does not answer as an OpenAI-compatible server"):
         await other.models()

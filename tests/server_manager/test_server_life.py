@@ -164,7 +164,7 @@ async def test_stop_with_a_stranger_connected(deck: Deck, add_model: AddModel) -
     add_model("m", {"shutdown-timeout": 0}, answer_tokens=10_000, tokens_per_second=20)
     server = await deck.ready("m")
     stranger = server.client()
-    async with aiohttp.ClientSession(headers=stranger._headers) as http:
+    async with aiohttp.ClientSession(headers=stranger.headers) as http:
         body = {"messages": [{"role": "user", "content": "x"}], "stream": True}
         async with http.post(f"{stranger.base_url}/v1/chat/completions", json=body) as answer:
             await answer.content.readany()

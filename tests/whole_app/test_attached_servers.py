@@ -44,6 +44,10 @@ def test_attached_server_answers_and_is_left_alone(run: Run, other_server: str) 
     assert (status["attached"], status["served_model_name"]) == (True, "some/model")
     assert app.chat("remote")[-1]["type"] == "done"
     assert app.get("/api/models/remote")["attached"]
+    for model in ("remote", "some/model"):
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+        answer = app.http.post("/v1/chat/completions", json=body)
+        assert (answer.status_code, answer.json()["model"]) == (200, "some/model")
     app.post("/api/servers/remote/start", status=202)
     for method, path in (
         ("POST", "/api/servers/remote/stop"),
@@ -66,3 +70,5 @@ def test_attached_server_that_is_away_is_shown_as_such(run: Run) -> None:
         "/api/chat", json={"conversation": "conversation-1", "model": "remote", "text": "x"}
     ).text.splitlines()[-1])  # fmt: skip
     assert error["type"] == "error"
+    response = app.http.post("/v1/completions", json={"model": "remote", "prompt": "x"})
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "server_unreachable")
