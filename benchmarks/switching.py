@@ -1,12 +1,12 @@
 """How long a switch to a sleeping model takes, to the first token, through the gateway and through the page's own path.
 
     python -m benchmarks.switching                                             # pretended GPU, fake vLLM
-    python -m benchmarks.switching --models-dir DIR --models NAME,NAME,NAME    # real vLLM; the models must not fit together
+    python -m benchmarks.switching --models-dir DIR --models NAME,NAME,NAME    # real vLLM
 
-All models are started once (cold, by the app). Then come random switches: a request for a model that sleeps, half of
-them to `/v1/chat/completions`, half to `/api/chat`, timed from the request to the first text. Beside it stands what vLLM
-itself takes: its own `/sleep` of the model before, `/wake_up` of the next and the first token of a server that is
-awake, each asked for directly and measured in the same run (median of ``--own`` rounds).
+The models must not fit together. All are started once (cold, by the app). Then come random switches: a request for a
+model that sleeps, half of them to `/v1/chat/completions`, half to `/api/chat`, timed from the request to the first
+text. Beside it stands what vLLM itself takes: its own `/sleep` of the model before, `/wake_up` of the next and the
+first token of a server that is awake, each asked for directly and measured in the same run (medians).
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ def summary(results: dict[str, Any]) -> str:
     lines = [
         "# Switching models",
         "",
-        "Seconds from a request for a sleeping model to its first text; `own` is vLLM's own sleep of the one before,"
-        " wake of the next and first token, asked for directly.",
+        "Seconds from a request for a sleeping model to its first text. `own` is the sum of vLLM's own sleep of the",
+        "model before, wake of the next and first token, asked for directly in the same run.",
         "",
         "| to | way | switches | median | worst | own, median | ratio, median | cold start |",
         "|---|---|---|---|---|---|---|---|",
@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--switches", type=int, default=50)
     parser.add_argument("--own", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--snapshot", help="also writes there what the page draws, as JSON")
     parser.add_argument("--name", default="switching_fake", help="of the results in docs/benchmarks")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="b-") as state:
@@ -219,7 +220,8 @@ def main() -> None:
 def finish(app: App, state: str, models: list[str], args: argparse.Namespace) -> dict[str, Any]:
     try:
         found = run(app, Path(state), models, args.switches, args.own, args.seed)
-        found["memory"] = ask(f"{app.url}/api/snapshot").get("ledger")
+        if args.snapshot:
+            Path(args.snapshot).write_text(json.dumps(ask(f"{app.url}/api/snapshot")), encoding="utf-8")
         return found
     finally:
         app.end()

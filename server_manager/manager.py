@@ -29,7 +29,8 @@ from server_manager.settings import Settings
 from server_manager.shell_line import shell_line
 from server_manager.start_subject import start_subject
 from server_manager.stop_receipt import Readings
-from server_manager.switching.policy import is_switchable
+from server_manager.switching.idle import IdleTimer, Patience
+from server_manager.switching.policy import is_switchable, sleep_after_seconds, stop_after_seconds
 from server_manager.switching.rooms import Rooms
 from server_manager.switching.switchboard import Switchboard
 
@@ -83,6 +84,7 @@ class ServerManager:
         self.memory_history = MemoryHistory(settings.memory_history_path)
         self.rooms = Rooms(lambda: self._servers, readings, self.memory_history, settings.vllm_command[0])
         self.board = Switchboard(self.server, self.rooms, settings.switch_patience)
+        self._idle = IdleTimer(self, self._patience, settings.idle_interval)
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._noted: str | None = None
@@ -92,6 +94,7 @@ class ServerManager:
 
     async def open(self) -> None:
         """Adopts the servers that an earlier app left on purpose, and begins to look at the attached ones."""
+        self._idle.start()
         for name in self.settings.attach:
             self.server(name).start()
         for record in self._shared.store.load_all():
@@ -110,6 +113,7 @@ class ServerManager:
         self._closed = True
         for task in self._background:
             task.cancel()
+        await self._idle.stop()
         await self.board.close()
 
         async def end(server: Server) -> None:
@@ -247,7 +251,7 @@ class ServerManager:
     async def wake(self, name: str) -> None:
         """Wakes a sleeping server as soon as there is room. Raises ``InsufficientMemory`` or ``ChatError``."""
         try:
-            await self.board.wake(name, lambda: self.rooms.for_wake(name, self.board))
+            await self.board.wake(name, lambda fresh: self.rooms.for_wake(name, self.board, fresh))
         finally:
             self.rooms.prefer(name, None, None)
 
@@ -255,7 +259,23 @@ class ServerManager:
         """Puts a server to sleep as soon as nobody uses it. Raises ``NotAllowed`` or ``ChatError``."""
         await self.board.put_to_sleep(name, level)
 
+    def idle_since(self, name: str) -> float | None:
+        """Unix time in seconds of its last use; ``None`` while somebody uses it or waits for it."""
+        uses = self.board.uses
+        return None if uses.count(name) or uses.waiting(name) else uses.last_used(name)
+
+    async def end_idle(self, name: str) -> None:
+        """Stops a server that nobody uses. Raises what ``Server.stop`` raises."""
+        await self.board.stop_unused(name)
+
     # Parts
+
+    def _patience(self, name: str) -> Patience:
+        try:
+            spec = self.catalogue.get(name)
+        except ServerManagerError:  # its file is gone, or cannot be read
+            return Patience()
+        return Patience(sleep_after_seconds(spec), stop_after_seconds(spec))
 
     def _process(self, name: str) -> ServerProcess:
         return ServerProcess(
@@ -284,7 +304,7 @@ class ServerManager:
             model = str(await ensure_converted(model, self.settings.cache_dir, self.settings.vllm_command[0], progress))
         try:
             decision = await self.board.room_for_start(
-                name, lambda: self.rooms.for_start(spec, model, self.board), progress
+                name, lambda fresh: self.rooms.for_start(spec, model, self.board), progress
             )
         finally:
             self.rooms.prefer(name, None, None)

@@ -69,6 +69,11 @@ class Place:
             lines = "".join(f"FAKE_VLLM_{key.upper()}='{value}'\n" for key, value in fake.items())
             (self.models_dir / f"{name}.env").write_text(lines)
 
+    def set_variables(self, name: str, **variables: str) -> None:
+        """Further variables of a model."""
+        with (self.models_dir / f"{name}.env").open("a", encoding="utf-8") as env:
+            env.writelines(f"{key}='{value}'\n" for key, value in variables.items())
+
     @property
     def env(self) -> dict[str, str]:
         """Of every child: nothing of the caller's own settings."""

@@ -256,7 +256,7 @@ class Server(Engine):
         for number_ in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number_, self.on_signal, number_)
         loop.add_signal_handler(signal.SIGCHLD, self.on_child_end)
-        bound = socket.socket()
+        bound = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio sends at once only where it is said
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((self.args.host, self.args.port))

@@ -105,9 +105,10 @@ class Rooms:
         self.planned[spec.name] = Planned(decision, subject)
         return decision
 
-    async def for_wake(self, name: str, board: Board) -> Decision | InsufficientMemory:
-        """What a wake takes."""
-        reading = await self._readings.fresh_reading()
+    async def for_wake(self, name: str, board: Board, fresh: bool) -> Decision | InsufficientMemory:
+        """What a wake takes, by a fresh reading or by the latest."""
+        latest = self._readings.latest
+        reading = await self._readings.fresh_reading() if fresh or latest is None else latest
         devices = devices_of(reading.devices)
         if not devices:
             return self._without_gpus(name)

@@ -63,8 +63,9 @@ class Watch(Protocol):
     async def after_wake(self, name: str, level: int) -> None: ...
 
 
-Decide = Callable[[], Awaitable[Decision | InsufficientMemory]]
-"""Looks at everything as it is now and decides (``memory_plan``)."""
+Decide = Callable[[bool], Awaitable[Decision | InsufficientMemory]]
+"""Looks at everything and decides (``memory_plan``): as it is now or, where the argument is false, as it was within the
+last second: enough to say what has to be done first."""
 
 
 @dataclass(slots=True)
@@ -185,6 +186,15 @@ class Switchboard:
             await self._drain(change, name)
             await self._sleep(name, level)
 
+    async def stop_unused(self, name: str) -> None:
+        """Stops a server that nobody uses; one that somebody has begun to use meanwhile is left alone.
+
+        Raises what ``stop`` raises.
+        """
+        with self.uses.claim(name, ""):
+            if not self.uses.count(name):
+                await self._server(name).stop()
+
     # Parts
 
     async def _wake(self, name: str, decide: Decide) -> None:
@@ -233,15 +243,17 @@ class Switchboard:
         self, turn: Turn, change: _Change, decide: Decide, progress: Callable[[str], None]
     ) -> Decision:
         """Decides, does it, and decides anew, until nothing is left to be done."""
-        refused = _Refusals()
+        refused, fresh = _Refusals(), False
         while True:
             seen = self._changed  # before the look, so that nothing that happens after it is missed
-            decision = await decide()
+            decision = await decide(fresh)
             keys = frozenset(decision.device_keys) if isinstance(decision, Decision) else turn.wants or frozenset()
             self._turns.plan(turn, keys)
             if before := self._turns.before(turn):
                 self._show(turn, Waiting(len(before), before), progress)
                 await self._next_change(seen)
+            elif not fresh and not (isinstance(decision, Decision) and decision.actions):
+                pass  # only the present counts for going ahead, or for giving up
             elif isinstance(decision, InsufficientMemory):
                 progress(f"waiting for memory: {decision.message}")
                 if refused.is_final(decision):
@@ -261,6 +273,7 @@ class Switchboard:
                 log.info("%s", decision.words)
                 progress(decision.words)
                 await asyncio.gather(*(self._put_away(change, action) for action in decision.actions))
+            fresh = True
 
     def _show(self, turn: Turn, waiting: Waiting, progress: Callable[[str], None]) -> None:
         self._server(turn.name).show_waiting(waiting)

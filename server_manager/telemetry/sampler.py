@@ -22,7 +22,7 @@ Owners = Mapping[str, Iterable[ProcessInfo]]
 """Server name to its living processes."""
 
 
-FRESH_INTERVAL_SECONDS = 0.05
+FRESH_INTERVAL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,3 +180,11 @@ def test_switch_leaves_the_one_that_the_operator_spares(machine: Machine) -> Non
     app.post("/api/servers/gamma/start", {"sparing": "alpha"}, status=202)
     app.wait_for("gamma", "ready")
     assert states(app, "alpha", "beta", "gamma") == ["ready", "asleep", "ready"]
+
+
+def test_idle_model_sleeps_and_is_stopped_later(machine: Machine) -> None:
+    app = machine(80, models={"alpha": {}})
+    app.place.set_variables("alpha", DECK_SLEEP_AFTER="0.02", DECK_STOP_AFTER="0.15")
+    app.start("alpha")
+    app.wait_for("alpha", "asleep")
+    app.wait_for("alpha", "stopped")
