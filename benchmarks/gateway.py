@@ -173,7 +173,8 @@ def with_vllm(models_dir: str, model: str) -> Iterator[Setup]:
         status = ask(f"{url}/api/servers/{model}")
         if status["state"] == "failed":
             raise RuntimeError(status["exit"]["message"])
-        record = json.loads((Path(state) / "servers" / f"{model}.json").read_text(encoding="utf-8"))
+        files = [json.loads(path.read_text(encoding="utf-8")) for path in (Path(state) / "servers").iterdir()]
+        record = next(record for record in files if record["name"] == model)
         direct = Target(status["base_url"], status["served_model_name"], record["api_key"])
         yield Setup(direct, Target(url, model), deck, {"engine": "vllm", "command": status["command"]})
 

@@ -99,7 +99,8 @@ class Direct:
 
     def __init__(self, app: App, state_dir: Path, name: str) -> None:
         status = app.status(name)
-        record = json.loads((state_dir / "servers" / f"{name}.json").read_text(encoding="utf-8"))
+        files = [json.loads(path.read_text(encoding="utf-8")) for path in (state_dir / "servers").iterdir()]
+        record = next(record for record in files if record["name"] == name)
         self._url = status["base_url"]
         self._model = status["served_model_name"]
         self._headers = {"Authorization": f"Bearer {record['api_key']}"}
