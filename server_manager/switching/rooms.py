@@ -43,6 +43,7 @@ class Board(Protocol):
 
     def is_moving(self, name: str) -> bool: ...
     def is_waking(self, name: str) -> bool: ...
+    def is_in_line(self, name: str) -> bool: ...
     def is_wanted(self, name: str) -> bool: ...
 
 
@@ -172,7 +173,10 @@ class Rooms:
         up = {
             other: server.status
             for other, server in self._servers().items()
-            if server.status.state in LIVE_STATES and not server.status.attached
+            if server.status.state in LIVE_STATES
+            and not server.status.attached
+            # One whose turn is still to come holds nothing: whoever waited for it would wait for ever, it being behind.
+            and not (other != name and server.status.state is ServerState.STARTING and board.is_in_line(other))
         }
         residues = await asyncio.to_thread(self._residues, tuple(up))
         servers = tuple(self._up_server(name, status, reading, board, residues[other]) for other, status in up.items())

@@ -141,6 +141,10 @@ class Switchboard:
         """Whether it is waking just now."""
         return name in self._moving and name in self._wakes
 
+    def is_in_line(self, name: str) -> bool:
+        """Whether room is still to be made for it."""
+        return self._turns.has(name)
+
     def is_wanted(self, name: str) -> bool:
         """Whether somebody uses it, or waits for it and is not let through only because it makes room."""
         return bool(self.uses.count(name) or (self.uses.waiting(name) and not self.uses.claimed_by(name)))

@@ -43,6 +43,10 @@ class Turns:
             turn.wants = keys
             self._on_change()
 
+    def has(self, name: str) -> bool:
+        """Whether it is in the queue."""
+        return any(turn.name == name for turn in self._queue)
+
     def before(self, turn: Turn) -> tuple[str, ...]:
         """Who has to go first, in their order: those who came earlier for one of the same devices."""
         earlier = self._queue[: self._queue.index(turn)]

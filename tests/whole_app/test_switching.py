@@ -144,6 +144,25 @@ def test_two_users_take_turns(machine: Machine) -> None:
     assert sorted(answered) == sorted(f"{name} {index}" for name in ("alpha", "beta") for index in range(10))
 
 
+def test_start_that_waits_behind_a_wake_does_not_hold_it_up(machine: Machine) -> None:
+    app = machine(
+        80, models={"alpha": {"answer_tokens": 40, "tokens_per_second": 20}, "beta": {"parrot": 1}, "gamma": {}}
+    )
+    app.start("beta")
+    app.start("alpha")
+    asking = [threading.Thread(target=app.chat, args=("alpha",))]
+    asking[0].start()
+    eventually(lambda: (app.snapshot_of("alpha")["metrics"] or {}).get("num_requests_running"), "the answer to begin")
+    asking.append(threading.Thread(target=app.chat, args=("beta",), kwargs={"conversation": "conversation-2"}))
+    asking[1].start()
+    eventually(lambda: app.server("beta")["waiting"], "beta to wait")
+    app.post("/api/servers/gamma/start", status=202)
+    app.wait_for("gamma", "ready")
+    for each in asking:
+        each.join(30)
+    assert states(app, "alpha", "beta", "gamma") == ["asleep", "asleep", "ready"]
+
+
 def test_new_model_that_does_not_come_up_gives_the_room_back(machine: Machine) -> None:
     app = machine(80, models={"alpha": {}, "broken": {"ready_after": 1, "exit_code": 1}})
     app.start("alpha")
