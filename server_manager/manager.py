@@ -33,6 +33,7 @@ from server_manager.switching.idle import IdleTimer, Patience
 from server_manager.switching.policy import is_switchable, sleep_after_seconds, stop_after_seconds
 from server_manager.switching.rooms import Rooms
 from server_manager.switching.switchboard import Switchboard
+from server_manager.switching.view import SwitchViews
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class ServerManager:
         self.rooms = Rooms(lambda: self._servers, readings, self.memory_history, settings.vllm_command[0])
         self.board = Switchboard(self.server, self.rooms, settings.switch_patience)
         self._idle = IdleTimer(self, self._patience, settings.idle_interval)
+        self.switch_views = SwitchViews(settings, readings, self._local_specs, self.rooms.planned, self.board)
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._noted: str | None = None
@@ -115,6 +117,7 @@ class ServerManager:
             task.cancel()
         await self._idle.stop()
         await self.board.close()
+        await self.switch_views.close()
 
         async def end(server: Server) -> None:
             if self.settings.keep_servers or server.status.attached:
@@ -189,6 +192,9 @@ class ServerManager:
         """The spec with its model where its files are on this disk, if we made them (the bundled model)."""
         folder = converted_folder(spec.model, self.settings.cache_dir)
         return replace(spec, model=str(folder)) if folder else spec
+
+    def _local_specs(self) -> list[ModelSpec]:
+        return [self.local_files(spec) for spec in self.catalogue.specs()]
 
     # Doing
 

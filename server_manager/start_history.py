@@ -65,6 +65,18 @@ class StartHistory:
         _, runs = min(reversed(known), key=lambda entry: _distance(entry[0].features, subject.features))
         return Expectation(_weighed(runs, compiled=True), Basis.SIMILAR)
 
+    def nearest_totals(self, subjects: Mapping[str, StartSubject]) -> dict[str, float]:
+        """For each key how long the last start of the nearest subject took, in seconds; none without such a start."""
+        entries = self._load()
+        found = {}
+        for key, subject in subjects.items():
+            same_model = (subject.model, subject.device)
+            known = [(each, runs) for each, runs in reversed(entries) if (each.model, each.device) == same_model]
+            if known:
+                _, runs = min(known, key=lambda entry: _distance(entry[0].features, subject.features))
+                found[key] = runs[-1].total_s
+        return found
+
     def add(self, subject: StartSubject, run: StartRecord) -> None:
         """Notes a start that succeeded."""
         entries = self._load()

@@ -68,7 +68,9 @@ class Snapshot:
         trusting = {spec.name for spec in self._manager.catalogue.specs() if spec.trust_remote_code}
         ledger = self._ledger.of(reading)
         servers = []
-        for name, status in self._manager.statuses().items():
+        statuses = self._manager.statuses()
+        switching = self._manager.switch_views.of(statuses)
+        for name, status in statuses.items():
             metrics = self._poller.latest.get(name)
             servers.append(
                 for_operators(status_dict(status, now), status, self._manager.catalogue)
@@ -79,6 +81,9 @@ class Snapshot:
                     "pids": reading.pids.get(name, ()) if reading else (),
                     "metrics": metrics,
                     "trust_remote_code": name in trusting,
+                    "switch_cost": switching[name].cost,
+                    "moving": switching[name].moving,
+                    "planned_bytes": switching[name].planned_bytes,
                 }
             )
         return {

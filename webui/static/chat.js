@@ -3,11 +3,11 @@ import { ApiError, call, get, stream } from "./api.js";
 import { inWords } from "./failure.js";
 import { integer } from "./format.js";
 import { t } from "./i18n.js";
-import { startText } from "./phases.js";
 import { modelDefaults } from "./sampling.js";
 import { followEnd } from "./scroll.js";
 import { showServer } from "./servers.js";
 import { server, state, subscribe } from "./state.js";
+import { untilReady } from "./switching.js";
 import { newConversation, ownConversation } from "./tab.js";
 
 const PATIENCE_MS = 3000; // for the app to notice that nobody listens any more
@@ -135,7 +135,7 @@ async function keptTurn(text) {
 function take(frame, name) {
   switch (frame.type) {
     case "progress":
-      showLive(`*${t("starting_model", { name })} ${startText(frame.status)}*`);
+      showLive(`*${untilReady(frame.status, frame.waited_s)}*`);
       return null;
     case "text":
       chat.answer.content += frame.content;
@@ -265,7 +265,7 @@ function hint() {
   const status = server(state.model);
   const area = document.getElementById("conversation");
   if (!area || !status) return;
-  const key = { ready: "hint_ready", starting: "hint_starting" }[status.state] ?? "hint_stopped";
+  const key = { ready: "hint_ready", starting: "hint_starting", asleep: "hint_asleep" }[status.state] ?? "hint_stopped";
   area.dataset.hint = t(key, { name: state.model });
 }
 

@@ -22,3 +22,15 @@ export function phaseText(status) {
   if (!status.phase) return t("state_starting");
   return [t(`phase_${status.phase}`), status.detail].filter(Boolean).join(" ");
 }
+
+// A short time that was measured or is estimated, so rounded that it does not flicker: "0.4 s", "7 s", "70 s", "3 min".
+export function roughly(seconds) {
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  return seconds < 180 ? `${5 * Math.round(seconds / 5)} s` : `${Math.round(seconds / 60)} min`;
+}
+
+// "2nd"; in Chinese only the number.
+export function ordinal(n) {
+  if (locale !== "en") return String(n);
+  return n + { one: "st", two: "nd", few: "rd", other: "th" }[new Intl.PluralRules("en", { type: "ordinal" }).select(n)];
+}

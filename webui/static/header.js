@@ -5,13 +5,14 @@ import { t } from "./i18n.js";
 import { bar, ledgerOf, usedOf } from "./ledger.js";
 import { shortText, startText } from "./phases.js";
 import { changed, isLive, refresh, server, state, subscribe } from "./state.js";
+import { costText, stateText, waitingText } from "./switching.js";
 import { recall, recallHere, remember } from "./tab.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
 let shownChoices = "";
 
 export const chip = (status) =>
-  status ? html`<span class="chip chip-${status.state}">${t(`state_${status.state}`)}</span>` : nothing;
+  status ? html`<span class="chip chip-${status.state}">${stateText(status)}</span>` : nothing;
 
 function meters() {
   const { devices } = state.snapshot;
@@ -52,6 +53,16 @@ function toggleTheme() {
   changed();
 }
 
+// What the chosen model waits for, or how far its start is.
+function goingOn(status) {
+  if (status?.waiting) {
+    const text = waitingText(status.waiting);
+    return html`<span class="cap phase waits" title=${text}>${text}</span>`;
+  }
+  if (status?.state !== "starting") return nothing;
+  return html`<span class="cap phase" title=${startText(status)}>${shortText(status)}</span>`;
+}
+
 function draw() {
   const target = document.getElementById("deck-live");
   if (!target) return;
@@ -60,9 +71,7 @@ function draw() {
     html`<div class="live-row">
       <span class="model-state">
         ${chip(status)}
-        ${status?.state === "starting"
-          ? html`<span class="cap phase" title=${startText(status)}>${shortText(status)}</span>`
-          : nothing}
+        ${goingOn(status)}
       </span>
       <span class="meters">${meters()}</span>
       <span class="cap rate"><b>${tokensPerSecond()}</b> tok/s</span>
@@ -77,11 +86,11 @@ function draw() {
   offerChoices();
 }
 
-// The dropdown's entries say what each model's state is; set only when one has changed, since it redraws the list.
+// The dropdown's entries say what each pick costs; set only when one has changed, since it redraws the list.
 function offerChoices() {
   const choices = state.snapshot.servers.map((s) => {
-    const known = s.state === "stopped" ? "" : ` · ${t(`state_${s.state}`)}`;
-    return [`${s.name}${known}`, s.name];
+    const cost = costText(s);
+    return [cost ? `${s.name} · ${cost}` : s.name, s.name];
   });
   const now = JSON.stringify([choices, state.model]);
   if (now === shownChoices) return;
@@ -89,7 +98,8 @@ function offerChoices() {
   window.deck.set("picker", { __type__: "update", choices, value: state.model });
 }
 
-// The dropdown was used: starts the model (and stops the one before, unless it is to be kept) and moves the chat over.
+// The dropdown was used: brings the model up and moves the chat over. Where room has to be made, the model before is
+// the first to make it, or none of those that do if it is to be kept.
 export async function pick(name) {
   const before = state.model;
   if (!name || !server(name) || name === before) {
@@ -98,9 +108,10 @@ export async function pick(name) {
   }
   choose(name);
   if (state.me?.role !== "operator" || server(name).attached) return;
-  const leaving = localStorage.getItem("deck-keep") === "yes" || !isLive(server(before)) ? null : before;
+  const other = isLive(server(before)) ? before : null;
+  const wish = localStorage.getItem("deck-keep") === "yes" ? { sparing: other } : { leaving: other };
   try {
-    await post(serverPath(name, "/start"), { leaving });
+    await post(serverPath(name, "/start"), wish);
   } catch (error) {
     window.deck.chat.say(error.message, true);
   }

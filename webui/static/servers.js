@@ -8,6 +8,7 @@ import { drawLog, openLog, startLog } from "./log.js";
 import { phaseTimes, phases, startedIn } from "./phases.js";
 import { receiptText, restartText } from "./receipt.js";
 import { isLive, refresh, server, state, subscribe } from "./state.js";
+import { gpuFact, sleepFacts, waitingText } from "./switching.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
 const MOST_SOUGHT = 120; // characters: enough to find a line
@@ -51,8 +52,8 @@ function facts(s) {
   if (s.state === "ready") found.push(t("up_for", { d: duration(s.elapsed_s) }));
   if (s.port) found.push(`${t("port")} ${s.port}`);
   if (s.pid) found.push(`pid ${s.pid}`);
-  if (s.gpu_bytes != null) found.push(`GPU ${memory(s.gpu_bytes)}`);
-  else if (s.gpu_estimate_bytes) found.push(`GPU ≈ ${memory(s.gpu_estimate_bytes)}`);
+  if (s.state === "asleep") found.push(...sleepFacts(s));
+  else if (gpuFact(s)) found.push(gpuFact(s));
   if (s.rss_bytes) found.push(`RAM ${memory(s.rss_bytes)}`);
   if (s.max_model_len) found.push(t("context_length", { n: integer(s.max_model_len) }));
   if (s.metrics)
@@ -79,7 +80,7 @@ function buttons(s) {
   });
   const byState = {
     starting: [stop(t("cancel"))],
-    ready: [chatWith, stop(t("stop"))],
+    ready: [chatWith, s.sleep?.frees_memory ? button(t("put_to_sleep"), () => act(s.name, "sleep")) : nothing, stop(t("stop"))],
     asleep: [button(t("wake"), () => act(s.name, "wake")), stop(t("stop"))],
     stopping: [],
     failed: s.restart?.at ? [stop(t("restart_cancel")), start] : [start],
@@ -123,7 +124,7 @@ const card = (s) =>
   html`<article class="server-card ${s.state} ${view.selected === s.name ? "selected" : ""}" data-server=${s.name}>
     <header><b>${s.name}</b>${chip(s)}${buttons(s)}</header>
     <div class="cap" title=${s.state === "ready" ? phaseTimes(s) : ""}>${facts(s)}</div>
-    ${phases(s)} ${failure(s)}
+    ${s.waiting ? html`<div class="cap" role="status">${waitingText(s.waiting)}</div>` : phases(s)} ${failure(s)}
     ${view.message[s.name] ? html`<div class="cap message" role="status">${view.message[s.name]}</div>` : nothing}
     ${command(s)}
   </article>`;
