@@ -19,6 +19,7 @@ from server_manager.generation_config import context_length, recommended_for
 from server_manager.ledger_book import LedgerBook
 from server_manager.log_query import LogAnswer, LogQuery
 from server_manager.manager import Server, ServerManager
+from server_manager.memory_plan.spec_shape import split_choices
 from server_manager.metrics_poller import MetricsPoller
 from server_manager.model_spec import RESTARTS_VARIABLE, ModelSpec, option_error, option_warnings
 from server_manager.reclaim import Leftovers, findings_dict
@@ -29,6 +30,9 @@ from server_manager.server_state import ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
 from server_manager.shell_line import SECRET_FLAGS, parse_shell_line, shell_line
 from server_manager.start_phase import StartPhase
+from server_manager.switching.policy import SLEEP_AFTER as SLEEP_AFTER_VARIABLE
+from server_manager.switching.policy import STOP_AFTER as STOP_AFTER_VARIABLE
+from server_manager.switching.policy import SWITCHABLE as SWITCHABLE_VARIABLE
 from server_manager.telemetry.base import Reading
 from server_manager.telemetry.sampler import GpuSampler
 
@@ -37,6 +41,9 @@ __all__ = [
     "RESTARTS_VARIABLE",
     "SAMPLING_PARAMS",
     "SECRET_FLAGS",
+    "SLEEP_AFTER_VARIABLE",
+    "STOP_AFTER_VARIABLE",
+    "SWITCHABLE_VARIABLE",
     "Catalogue",
     "ChatError",
     "ChatRequest",
@@ -89,5 +96,6 @@ __all__ = [
     "refuse",
     "request_fields",
     "shell_line",
+    "split_choices",
     "without_passwords",
 ]

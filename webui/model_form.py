@@ -19,10 +19,12 @@ from server_manager import (
     option_warnings,
     parse_shell_line,
     shell_line,
+    split_choices,
     without_passwords,
 )
 from webui.context import AppContext
 from webui.masked_values import masked_env, masked_options, unmasked, unmasked_url
+from webui.switch_fields import SWITCH_VARIABLES, switch_env, switch_fields
 
 SOURCES = ("default", "huggingface", "modelscope", "mirror")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -45,6 +47,8 @@ _HUGGING_FACE = "https://huggingface.co"
 def described(spec: ModelSpec, context: AppContext, *, secrets: bool = False) -> dict[str, Any]:
     """A model for the page: the form's fields, the file, the command. Without ``secrets`` they are masked."""
     defaults = context.manager.catalogue.defaults()
+    reading = context.sampler.latest
+    devices = reading.devices if reading else ()
     own = {key: value for key, value in spec.env.items() if defaults.get(key) != value}
     options = dict(spec.options) if secrets else masked_options(spec.options)
     others = {key: value for key, value in options.items() if not _has_field(key, value)}
@@ -54,6 +58,7 @@ def described(spec: ModelSpec, context: AppContext, *, secrets: bool = False) ->
     fields |= {"name": spec.name, "model": spec.model, "other_flags": shlex.join(other_args), "source": source}
     fields["mirror"] = mirror if secrets else without_passwords(mirror)
     fields["restarts"] = spec.restarts if RESTARTS_VARIABLE in own else None
+    fields |= switch_fields(own)
     return {
         "name": spec.name,
         "model": spec.model,
@@ -67,6 +72,7 @@ def described(spec: ModelSpec, context: AppContext, *, secrets: bool = False) ->
         "command": shell_line(("vllm", "serve", *spec.serve_args()), spec.vllm_env),
         "command_lines": shell_line(("vllm", "serve", *spec.serve_args()), spec.vllm_env, multiline=True),
         "context_length": context_length(context.manager.local_files(spec).model, env=spec.env),
+        "split_choices": split_choices(context.manager.local_files(spec), len(devices)),
     }
 
 
@@ -91,7 +97,8 @@ def spec_from(name: str, form: Mapping[str, Any], catalogue: Catalogue) -> Model
     env, kept_env = dict(catalogue.environment(name)), catalogue.environment(shown)
     given = {_variable(key, value): value for key, value in form["env"].items()}
     env |= unmasked(given, kept_env, masked_env(kept_env))
-    env = {key: value for key, value in env.items() if key not in (*SOURCE_VARIABLES, RESTARTS_VARIABLE)}
+    with_fields = (*SOURCE_VARIABLES, RESTARTS_VARIABLE, *SWITCH_VARIABLES)
+    env = {key: value for key, value in env.items() if key not in with_fields} | switch_env(form)
     if form.get("restarts") is not None:
         env[RESTARTS_VARIABLE] = str(int(form["restarts"]))
     # "default": what defaults.env says

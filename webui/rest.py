@@ -30,6 +30,7 @@ from webui.failure_view import for_operators
 from webui.masked_values import unmasked_url
 from webui.model_form import SOURCE_VARIABLES, described, source_env, source_of, spec_from
 from webui.snapshot import Snapshot, status_dict, without_command, without_user_names
+from webui.switch_fields import SwitchForm
 from webui.users import User
 
 router = APIRouter()
@@ -70,7 +71,7 @@ class StartOptions(BaseModel):
     sparing: str | None = Field(None, description="Who is not to make room.")
 
 
-class ModelForm(BaseModel):
+class ModelForm(SwitchForm):
     """A model's file: its `model`, the other keys of the YAML, and the variables of its .env file."""
 
     model: str = Field(description="Hub id or path.")

@@ -16,7 +16,7 @@ from typing import Protocol
 from server_manager.bundled import bundled_models
 from server_manager.memory_plan.cost import CostKind, SwitchCost, switch_cost
 from server_manager.memory_plan.history import MemoryHistory
-from server_manager.memory_plan.shape import find_shape
+from server_manager.memory_plan.spec_shape import spec_shape
 from server_manager.model_spec import ModelSpec, is_local
 from server_manager.server_state import ServerState, ServerStatus
 from server_manager.settings import Settings
@@ -193,14 +193,7 @@ class SwitchViews:
 
 def _is_missing(spec: ModelSpec) -> bool:
     """Whether files of a hub's model are still to come. How many bytes of them nobody knows without a request."""
-    revision, folder = spec.options.get("revision"), spec.options.get("download-dir")
-    shape = find_shape(
-        spec.model,
-        revision=None if revision is None else str(revision),
-        download_dir=None if folder is None else str(folder),
-        env=spec.vllm_env,
-    )
-    return shape.is_complete is not True
+    return spec_shape(spec).is_complete is not True
 
 
 def _look_at(task: asyncio.Task[None]) -> None:

@@ -377,3 +377,15 @@ def test_file_that_could_not_be_read_is_replaced_and_its_variables_stay(app: Dec
     (app.place.models_dir / "mine.env").write_text(f"HF_TOKEN={TOKEN}\nthis is no line\n")
     assert "mine.env line 2" in app.put("/api/models/mine", form(app), 422)["error"]["message"]
     assert TOKEN in env_of(app, "mine")
+
+
+def test_what_is_set_of_switching_becomes_variables_and_comes_back(app: DeckApp) -> None:
+    chosen = {"switchable": "no", "sleep_after": 2.5, "stop_after": 0}
+    fields = app.put("/api/models/mine", form(app, **chosen))["fields"]
+    assert {key: fields[key] for key in chosen} == chosen
+    for line in ("DECK_SWITCHABLE='no'", "DECK_SLEEP_AFTER='2.5'", "DECK_STOP_AFTER='0'"):
+        assert line in env_of(app, "mine")
+    fields = app.put("/api/models/mine", form(app))["fields"]
+    assert {key: fields[key] for key in chosen} == {"switchable": "", "sleep_after": None, "stop_after": None}
+    assert "DECK_" not in env_of(app, "mine")
+    app.put("/api/models/mine", form(app, sleep_after=-1), status=422)

@@ -7,9 +7,11 @@ import { html, nothing, render } from "./vendor/lit-html.js";
 // In the order of the fields in tabs/servers.py.
 const FIELDS = [
   "name", "model", "source", "mirror", "served-model-name", "max-model-len", "tensor-parallel-size",
-  "gpu-memory-utilization", "dtype", "quantization", "chat-template", "restarts", "trust-remote-code", "other_flags",
+  "gpu-memory-utilization", "dtype", "quantization", "chat-template", "restarts", "switchable", "sleep_after", "stop_after",
+  "trust-remote-code", "other_flags",
 ];
-const PLAIN = new Set(["name", "model", "source", "mirror", "restarts", "other_flags"]);
+const OURS = ["restarts", "switchable", "sleep_after", "stop_after"]; // not vLLM's: they become variables
+const PLAIN = new Set(["name", "model", "source", "mirror", ...OURS, "other_flags"]);
 const PATIENCE_MS = 500; // for Gradio to tell what stands in the fields
 const drafts = new Map(); // by model: what was typed into its form and not saved
 let env = {}; // variables of the model that is shown: the form has no field for them, but keeps them
@@ -30,8 +32,9 @@ function bodyOf(values) {
   for (const field of FIELDS)
     if (!PLAIN.has(field) && found[field] != null && found[field] !== "" && found[field] !== false)
       options[field] = found[field];
-  const { name, model, source, mirror, restarts, other_flags } = found;
-  return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", restarts: restarts === "" ? null : restarts, options, env, based_on: basedOn }];
+  const { name, model, source, mirror, other_flags } = found;
+  const ours = Object.fromEntries(OURS.map((field) => [field, found[field] === "" ? null : found[field]]));
+  return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", ...ours, options, env, based_on: basedOn }];
 }
 
 function show(found) {
@@ -42,6 +45,7 @@ function show(found) {
 // Again when the tab is opened: until then Gradio has not made the places to draw in.
 function draw() {
   const { warnings = [], command_lines: command = "", path = null, shipped = true, message = "", bad = false } = shown;
+  offerSplits(shown.split_choices ?? []);
   const note = document.getElementById("form-message");
   const line = document.getElementById("form-command");
   if (note)
@@ -58,6 +62,17 @@ function draw() {
         : nothing,
       line,
     );
+}
+
+// Over how many GPUs the model can be split: what the browser suggests as one types.
+function offerSplits(choices) {
+  const input = document.querySelector("#form-split input");
+  if (!input) return;
+  input.setAttribute("list", "split-choices");
+  input.placeholder = choices.join(" / ");
+  let list = document.getElementById("split-choices");
+  if (!list) input.after((list = Object.assign(document.createElement("datalist"), { id: "split-choices" })));
+  list.replaceChildren(...choices.map((value) => Object.assign(document.createElement("option"), { value })));
 }
 
 const draftBanner = () =>

@@ -88,6 +88,8 @@ function draw() {
 
 // The dropdown's entries say what each pick costs; set only when one has changed, since it redraws the list.
 function offerChoices() {
+  // Not under the hand of somebody who is choosing: the seconds of a start change all the time.
+  if (document.querySelector("#model-picker [role=option]")) return;
   const choices = state.snapshot.servers.map((s) => {
     const cost = costText(s);
     return [cost ? `${s.name} · ${cost}` : s.name, s.name];

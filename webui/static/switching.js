@@ -11,7 +11,7 @@ export const stateText = (s) => t(`state_${s.moving ?? s.state}`);
 
 function left(name, seconds) {
   if (!(Math.abs(seconds - told.get(name)) < STEP_S)) told.set(name, seconds);
-  return roughly(Math.max(10, told.get(name)));
+  return roughly(Math.max(5, told.get(name)));
 }
 
 // For the list of models: "ready", "asleep, 0.4 s", "starting, about 40 s left", "cold, about 70 s".

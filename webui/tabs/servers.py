@@ -46,7 +46,9 @@ def _build_form(shell: Shell) -> None:
             served = gr.Textbox(label="served-model-name", min_width=180)
             length = gr.Number(label="max-model-len", value=None, minimum=1, precision=0, min_width=120)
         with gr.Row():
-            split = gr.Number(label="tensor-parallel-size", value=None, minimum=1, precision=0, min_width=120)
+            split = gr.Number(
+                label="tensor-parallel-size", value=None, minimum=1, precision=0, min_width=120, elem_id="form-split"
+            )
             share = gr.Number(
                 label="gpu-memory-utilization", value=None, minimum=0.01, maximum=1, step=0.01, min_width=120
             )
@@ -59,6 +61,7 @@ def _build_form(shell: Shell) -> None:
         restarts = gr.Number(
             label=t("restarts"), info=t("restarts_info"), value=None, minimum=0, precision=0, elem_id="form-restarts"
         )
+        switchable, sleep_after, stop_after = _build_switching(shell)
         trust = gr.Checkbox(False, label="trust-remote-code", info=t("trust_info"))
         other = gr.Textbox(label=t("other_flags"), info=t("other_flags_info"), lines=2, elem_id="form-other")
     fields = [
@@ -74,6 +77,9 @@ def _build_form(shell: Shell) -> None:
         quantization,
         template,
         restarts,
+        switchable,
+        sleep_after,
+        stop_after,
         trust,
         other,
     ]
@@ -83,12 +89,27 @@ def _build_form(shell: Shell) -> None:
     canvas('<div id="form-command"></div>')
     bridge("form", fields)
     values_bridge("form_values", fields, "(...f) => window.deck.form.preview(f)")
-    for field in (source, dtype, quantization, trust):  # the script itself notices what is typed
+    for field in (source, dtype, quantization, switchable, trust):  # the script itself notices what is typed
         field.input(None, None, None, js="() => window.deck.form.changed()", queue=False, api_visibility="private")
     save.click(None, fields, None, js="(...f) => window.deck.form.save(f)", queue=False, api_visibility="private")
     delete.click(None, name, None, js="name => window.deck.form.remove(name)", queue=False, api_visibility="private")
     _build_paste(shell)
     _build_source_for_all(shell)
+
+
+def _build_switching(shell: Shell) -> tuple[gr.Dropdown, gr.Number, gr.Number]:
+    """How the model makes room for others."""
+    t = shell.t
+    choices = [(t("source_default"), ""), (t("answer_yes"), "yes"), (t("answer_no"), "no")]
+    switchable = gr.Dropdown(
+        choices, value="", label=t("switchable"), info=t("switchable_info"), elem_id="form-switchable"
+    )
+    with gr.Row():
+        sleep_after, stop_after = (
+            gr.Number(label=t(key), info=t("idle_info"), value=None, minimum=0, elem_id=f"form-{key}", min_width=120)
+            for key in ("sleep_after", "stop_after")
+        )
+    return switchable, sleep_after, stop_after
 
 
 def _build_paste(shell: Shell) -> None:

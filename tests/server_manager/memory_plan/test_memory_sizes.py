@@ -29,6 +29,8 @@ from server_manager.memory_plan.sizes import (
     tensor_parallel_choices,
     weights_per_gpu,
 )
+from server_manager.memory_plan.spec_shape import split_choices
+from server_manager.model_spec import ModelSpec
 
 LOGS = Path(__file__).parents[2] / "vllm_logs"
 NO_FLAGS = ChosenFlags()
@@ -204,3 +206,9 @@ def test_lengths_as_vllm_reads_them(value: object, expected: int | None) -> None
 )
 def test_flags_as_numbers(options: dict[str, object], field: str, expected: object) -> None:
     assert getattr(chosen_flags(options), field) == expected
+
+
+def test_splits_that_are_offered_are_those_of_the_models_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 14, "num_key_value_heads": 2, "hidden_size": 896}')
+    assert split_choices(ModelSpec("m", str(tmp_path)), 8) == (1, 2)
+    assert split_choices(ModelSpec("m", str(tmp_path / "none")), 8) == ()
