@@ -78,7 +78,9 @@ def test_who_waits_is_told_for_whom(app: DeckApp, open_page: OpenPage) -> None:
     page.send("Me too")
     words = "waiting for the answers of alpha to end"
     page.wait_for_live_text(re.compile(f"beta: {words}"))
-    expect(page.page.locator("#deck-live .phase")).to_have_text(words)
+    told = page.page.locator("#deck-live .phase")
+    expect(told).to_have_text("waits for alpha")
+    expect(told).to_have_attribute("title", words)
     page.wait_until_idle()
     assert page.answers.last.inner_text() == "Me too"
     other.join(30)

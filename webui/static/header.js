@@ -5,11 +5,12 @@ import { t } from "./i18n.js";
 import { bar, ledgerOf, usedOf } from "./ledger.js";
 import { shortText, startText } from "./phases.js";
 import { changed, isLive, refresh, server, state, subscribe } from "./state.js";
-import { costText, stateText, waitingText } from "./switching.js";
+import { costText, shortWaiting, stateText, waitingText } from "./switching.js";
 import { recall, recallHere, remember } from "./tab.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
 let shownChoices = "";
+let shownKinds = "";
 
 export const chip = (status) =>
   status ? html`<span class="chip chip-${status.state}">${stateText(status)}</span>` : nothing;
@@ -56,8 +57,7 @@ function toggleTheme() {
 // What the chosen model waits for, or how far its start is.
 function goingOn(status) {
   if (status?.waiting) {
-    const text = waitingText(status.waiting);
-    return html`<span class="cap phase waits" title=${text}>${text}</span>`;
+    return html`<span class="cap phase" title=${waitingText(status.waiting)}>${shortWaiting(status.waiting)}</span>`;
   }
   if (status?.state !== "starting") return nothing;
   return html`<span class="cap phase" title=${startText(status)}>${shortText(status)}</span>`;
@@ -88,13 +88,15 @@ function draw() {
 
 // The dropdown's entries say what each pick costs; set only when one has changed, since it redraws the list.
 function offerChoices() {
-  // Not under the hand of somebody who is choosing: the seconds of a start change all the time.
-  if (document.querySelector("#model-picker [role=option]")) return;
+  const kinds = JSON.stringify([state.model, state.snapshot.servers.map((s) => [s.name, s.state, s.moving, s.switch_cost?.kind])]);
+  // Seconds alone do not redraw it under the hand of somebody who is choosing.
+  if (kinds === shownKinds && shownChoices && document.querySelector("#model-picker [role=option]")) return;
   const choices = state.snapshot.servers.map((s) => {
     const cost = costText(s);
     return [cost ? `${s.name} · ${cost}` : s.name, s.name];
   });
   const now = JSON.stringify([choices, state.model]);
+  shownKinds = kinds;
   if (now === shownChoices) return;
   shownChoices = now;
   window.deck.set("picker", { __type__: "update", choices, value: state.model });

@@ -11,7 +11,7 @@ export const stateText = (s) => t(`state_${s.moving ?? s.state}`);
 
 function left(name, seconds) {
   if (!(Math.abs(seconds - told.get(name)) < STEP_S)) told.set(name, seconds);
-  return roughly(Math.max(5, told.get(name)));
+  return told.get(name) < 7.5 ? "5 s" : roughly(Math.max(10, told.get(name)));
 }
 
 // For the list of models: "ready", "asleep, 0.4 s", "starting, about 40 s left", "cold, about 70 s".
@@ -30,6 +30,10 @@ export function waitingText({ position, behind, reason }) {
   const names = behind.join(t("list_comma"));
   return reason === "turn" ? t("waits_turn", { nth: ordinal(position + 1), names }) : t(`waits_${reason}`, { names });
 }
+
+// The same where there is little room: "2nd in line", "waits for alpha".
+export const shortWaiting = ({ position, behind, reason }) =>
+  reason === "turn" ? t("waits_short_turn", { nth: ordinal(position + 1) }) : t("waits_short", { names: behind.join(t("list_comma")) });
 
 // In the place of an answer, until its server is ready.
 export function untilReady(s, waited_s) {
