@@ -108,9 +108,11 @@ class Switchboard:
         self._wakes: dict[str, asyncio.Task[None]] = {}
         self._moving: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     async def close(self) -> None:
-        """Ends what goes on in the background."""
+        """Ends what goes on in the background; nothing more is brought back from now on."""
+        self._closed = True
         tasks = [*self._background, *self._wakes.values()]
         for task in tasks:
             task.cancel()
@@ -339,6 +341,9 @@ class Switchboard:
             pass
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._closed:
+            work.close()
+            return
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
