@@ -26,6 +26,8 @@ _USUAL = {
     "start it with enforce-eager, which captures none.",
     StartPhase.SERVING: "The model is loaded, and its port does not answer. Usually something on this machine filters "
     "connections to 127.0.0.1.",
+    StartPhase.FIRST_SLEEP: "It moves the weights to the machine's memory and back. Usually that memory is full; set "
+    "DECK_SWITCHABLE=no in its .env file to serve it without sleep mode.",
 }
 
 

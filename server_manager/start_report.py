@@ -21,6 +21,7 @@ _PHASES = {
     "kv_cache": "reserving the KV cache",
     "cuda_graphs": "capturing CUDA graphs",
     "serving": "opening the port",
+    "first_sleep": "first sleep, so that switching is quick",
 }
 
 Status = Mapping[str, Any]
