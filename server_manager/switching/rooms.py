@@ -101,7 +101,7 @@ class Rooms:
         request = await asyncio.to_thread(start_request, launching, world, self._history, can_sleep=is_switchable(spec))
         decision = decide_start(request, world)
         if isinstance(decision, InsufficientMemory):
-            return _more_about(decision, reading)
+            return _more_about(decision, reading, spec)
         subject = await asyncio.to_thread(subject_of, launching, world, decision)
         self.planned[spec.name] = Planned(decision, subject)
         return decision
@@ -228,12 +228,15 @@ class Rooms:
         )
 
 
-def _more_about(refusal: InsufficientMemory, reading: Reading) -> InsufficientMemory:
-    """The same with the names of those who hold the memory."""
+def _more_about(refusal: InsufficientMemory, reading: Reading, spec: ModelSpec) -> InsufficientMemory:
+    """The same with the names of those who hold the memory, and what in the model's own file may be changed."""
     device = next((each for each in reading.devices if each.index == refusal.facts.get("device")), None)
-    if device is None or not (who := holders(device, reading)):
-        return refusal
-    return InsufficientMemory(f"{refusal.message} Held by {', '.join(who)}.", refusal.next_step, **refusal.facts)
+    who = holders(device, reading) if device is not None else []
+    message = f"{refusal.message} Held by {', '.join(who)}." if who else refusal.message
+    next_step = refusal.next_step
+    if "gpu-memory-utilization" in spec.options:
+        next_step = f"Lower gpu-memory-utilization, or leave it out to take what is free. {next_step}"
+    return InsufficientMemory(message, next_step, **refusal.facts)
 
 
 def held_by(name: str, reading: Reading) -> dict[str, int]:

@@ -260,7 +260,7 @@ async def test_refusal_names_who_holds_the_memory(
     held = (DeviceProcess(71, 30 * 2**30, "python"), DeviceProcess(72, 9 * 2**30, "VLLM::EngineCore"))
     deck.readings.devices = [replace(device(0, 40.0), processes=held)]
     deck.readings.pids = {"Qwen2-7B": (72,)}
-    with pytest.raises(StartError, match=r"held by python, pid 71 \(30\.0 GiB\), Qwen2-7B \(9\.0 GiB\)"):
+    with pytest.raises(StartError, match=r"Held by python, pid 71 \(30\.0 GiB\), Qwen2-7B \(9\.0 GiB\)"):
         await deck.ready("m")
 
 
