@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,8 @@ class Catalogue:
         self.models_dir = models_dir
         self.shipped_dir = shipped_dir
         self._loaded: _Loaded | None = None
+        # Threads ask too; without it one that began earlier could put its older look in the place of a newer one.
+        self._lock = threading.RLock()
 
     def load(self) -> None:
         """Reads all files."""
@@ -181,9 +184,10 @@ class Catalogue:
         self.load()
 
     def _current(self) -> _Loaded:
-        self.reload()
-        assert self._loaded is not None
-        return self._loaded
+        with self._lock:
+            self.reload()
+            assert self._loaded is not None
+            return self._loaded
 
     def _stamps(self) -> tuple[_Stamp, ...]:
         stamps: list[_Stamp] = []

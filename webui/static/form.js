@@ -71,7 +71,7 @@ function offerSplits(choices) {
   input.setAttribute("list", "split-choices");
   input.placeholder = choices.join(" / ");
   let list = document.getElementById("split-choices");
-  if (!list) input.after((list = Object.assign(document.createElement("datalist"), { id: "split-choices" })));
+  if (!list) document.body.append((list = Object.assign(document.createElement("datalist"), { id: "split-choices" })));
   list.replaceChildren(...choices.map((value) => Object.assign(document.createElement("option"), { value })));
 }
 
@@ -162,7 +162,9 @@ export const form = {
     guarded(async () => {
       const [name, body] = bodyOf(values);
       if (!name) return show({ message: t("name_missing"), bad: true });
+      clearTimeout(typing);
       const found = await call("PUT", modelPath(name), body);
+      asked++; // a preview that is still on its way must not take the place of this answer
       done(name);
       ({ env } = found);
       picked = basedOn = name;
