@@ -6,21 +6,16 @@ disk) costs the estimate and nothing else.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server_manager.estimate_file import read_entries, write_entries
 from server_manager.start_estimate import TIMED, Basis, Expectation
 from server_manager.start_phase import StartPhase
 from server_manager.start_subject import WEIGHTY, StartSubject
-
-log = logging.getLogger(__name__)
 
 MAX_SUBJECTS = 200
 MAX_RUNS = 5
@@ -83,27 +78,11 @@ class StartHistory:
         runs = next((runs for each, runs in entries if each == subject), ())
         entries = [entry for entry in entries if entry[0] != subject]
         entries.append((subject, (*runs, run)[-MAX_RUNS:]))
-        document = {"version": 1, "starts": [_to_json(each, runs) for each, runs in entries[-MAX_SUBJECTS:]]}
-        draft = self._path.with_name(f"{self._path.name}.{threading.get_ident()}.new")
-        try:
-            draft.write_text(json.dumps(document), encoding="utf-8")
-            draft.chmod(0o600)
-            draft.replace(self._path)
-        except OSError as error:
-            log.warning("cannot note how long the start took: %s", error)
-            with contextlib.suppress(OSError):
-                draft.unlink()
+        write_entries(self._path, "starts", [_to_json(each, runs) for each, runs in entries[-MAX_SUBJECTS:]])
 
     def _load(self) -> list[tuple[StartSubject, tuple[StartRecord, ...]]]:
         """The subjects by last use, the latest last; those that make no sense are left out."""
-        try:
-            starts = json.loads(self._path.read_text(encoding="utf-8"))["starts"]
-            return [entry for found in starts if (entry := _from_json(found)) is not None]
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.warning("the times of earlier starts cannot be read, so there are no estimates: %s", error)
-            return []
+        return read_entries(self._path, "starts", _from_json)
 
 
 def _weighed(runs: Sequence[StartRecord], *, compiled: bool) -> dict[StartPhase, float]:

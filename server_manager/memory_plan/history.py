@@ -6,9 +6,6 @@ it (unreadable, a full disk) costs the estimate and nothing else.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import math
 import threading
 import time
@@ -16,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from server_manager.estimate_file import read_entries, write_entries
 from server_manager.memory_plan.decision import Decision
 from server_manager.memory_plan.measured import (
     MAX_RUNS,
@@ -31,8 +28,6 @@ from server_manager.memory_plan.measured import (
 from server_manager.memory_plan.need import Learned, estimated_residue
 from server_manager.start_subject import StartSubject, start_subject
 from server_manager.telemetry.base import DeviceSnapshot
-
-log = logging.getLogger(__name__)
 
 MAX_SUBJECTS = 200
 _PLANNED = frozenset(
@@ -160,30 +155,12 @@ class MemoryHistory:
             entries = self._load()
             old = next((entry for entry in entries if entry.subject == subject), Entry(subject))
             entries = [entry for entry in entries if entry.subject != subject]
-            self._save([*entries, change(old)][-MAX_SUBJECTS:])
-
-    def _save(self, entries: Sequence[Entry]) -> None:
-        document = {"version": 1, "models": [entry_to_json(entry) for entry in entries]}
-        draft = self._path.with_name(f"{self._path.name}.{threading.get_ident()}.new")
-        try:
-            draft.write_text(json.dumps(document), encoding="utf-8")
-            draft.chmod(0o600)
-            draft.replace(self._path)
-        except OSError as error:
-            log.warning("cannot note what memory the server took: %s", error)
-            with contextlib.suppress(OSError):
-                draft.unlink()
+            kept = [*entries, change(old)][-MAX_SUBJECTS:]
+            write_entries(self._path, "models", [entry_to_json(entry) for entry in kept])
 
     def _load(self) -> list[Entry]:
         """The subjects by last use, the latest last; those that make no sense are left out."""
-        try:
-            found: Any = json.loads(self._path.read_text(encoding="utf-8"))["models"]
-            return [entry for each in found if (entry := entry_from_json(each)) is not None]
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.warning("what earlier servers took of memory cannot be read: %s", error)
-            return []
+        return read_entries(self._path, "models", entry_from_json)
 
 
 def predicted_figures(decision: Decision) -> Figures | None:
