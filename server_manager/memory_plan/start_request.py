@@ -12,7 +12,7 @@ from server_manager.memory_plan.history import MemoryHistory, memory_subject
 from server_manager.memory_plan.need import Learned, memory_needs
 from server_manager.memory_plan.places import places_for
 from server_manager.memory_plan.planner import StartRequest
-from server_manager.memory_plan.shape import find_shape
+from server_manager.memory_plan.spec_shape import files_shape
 from server_manager.memory_plan.world import Device, World
 from server_manager.start_subject import StartSubject
 
@@ -51,14 +51,7 @@ def start_request(
     places = places_for(world.devices, launching.options, launching.env, inherited)
     if places is None:
         return StartRequest(launching.name, (), flags, None, can_sleep)
-    revision, folder = launching.options.get("revision"), launching.options.get("download-dir")
-    shape = find_shape(
-        launching.model,
-        revision=None if revision is None else str(revision),
-        download_dir=None if folder is None else str(folder),
-        env=launching.env,
-        hub_size=hub_size,
-    )
+    shape = files_shape(launching.model, launching.options, launching.env, hub_size)
 
     def learn(tensor_parallel_size: int) -> Learned:
         return history.learned(_subject(launching, places.devices, tensor_parallel_size))
