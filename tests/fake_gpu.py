@@ -12,6 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 GIB = 1 << 30
+WEIGHTS_GIB = 10
+"""Of a pretended model: two of them do not fit into 80 GiB with a cache of the usual size."""
+SHAPE = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "bfloat16",
+}
 CONTEXT_BYTES = GIB // 2
 """Used by nobody in particular, as the driver does."""
 
@@ -45,6 +58,13 @@ def make_gpus(folder: Path, *total_gib: float) -> dict[str, str]:
     text = PYNVML.format(tests=str(tests), telemetry=str(tests / "telemetry"), folder=str(folder))
     (folder / "pynvml.py").write_text(text)
     return {"PYTHONPATH": str(folder), "FAKE_GPU_DIR": str(folder)}
+
+
+def write_weights(folder: Path) -> None:
+    """What the planner reads of a model's files; there are no weights."""
+    (folder / "config.json").write_text(json.dumps(SHAPE))
+    index = {"metadata": {"total_size": WEIGHTS_GIB * GIB}, "weight_map": {}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def gpus(folder: Path) -> Sequence[Mapping[str, object]]:

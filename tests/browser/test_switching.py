@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -15,18 +14,6 @@ from playwright.sync_api import expect
 from browser.conftest import OpenPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
-WEIGHTS_GIB = 10
-SHAPE = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "max_position_embeddings": 4096,
-    "torch_dtype": "bfloat16",
-}
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +21,13 @@ def gpu_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeckApp]:
     """An app on a machine with a GPU of 80 GiB."""
     folder = tmp_path_factory.mktemp("switching")
     place = Place(folder / "place")
-    (place.weights / "config.json").write_text(json.dumps(SHAPE))
-    index = {"metadata": {"total_size": WEIGHTS_GIB * fake_gpu.GIB}, "weight_map": {}}
-    (place.weights / "model.safetensors.index.json").write_text(json.dumps(index))
-    place.add_model("alpha", answer_tokens=60, tokens_per_second=15, weights_gib=WEIGHTS_GIB, sleep_seconds=0.3)
-    place.add_model("beta", "seed: 1\n", parrot=1, weights_gib=WEIGHTS_GIB, sleep_seconds=0.3)
+    fake_gpu.write_weights(place.weights)
+    place.add_model(
+        "alpha", answer_tokens=60, tokens_per_second=15, weights_gib=fake_gpu.WEIGHTS_GIB, sleep_seconds=0.3
+    )
+    place.add_model("beta", "seed: 1\n", parrot=1, weights_gib=fake_gpu.WEIGHTS_GIB, sleep_seconds=0.3)
     for name in ("left", "middle", "right"):
-        place.add_model(name, "gpu-memory-utilization: 0.4\n", weights_gib=WEIGHTS_GIB)
+        place.add_model(name, "gpu-memory-utilization: 0.4\n", weights_gib=fake_gpu.WEIGHTS_GIB)
     app = DeckApp(place, env=fake_gpu.make_gpus(folder / "gpus", 80)).wait_until_up()
     yield app
     app.close()

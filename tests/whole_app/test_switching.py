@@ -5,7 +5,6 @@ The GPUs are those of ``fake_gpu``: the fake vLLM refuses to start, as the real 
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,33 +16,19 @@ from deck_app import DeckApp, Place, eventually, text_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 Machine = Callable[..., DeckApp]
-WEIGHTS_GIB = 10
-SHAPE = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "max_position_embeddings": 4096,
-    "torch_dtype": "bfloat16",
-}
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     """Starts an app on a machine with GPUs of so many GiB; keyword ``models``: flags and fake settings by name."""
     place = Place(tmp_path / "place")
-    (place.weights / "config.json").write_text(json.dumps(SHAPE))
-    index = {"metadata": {"total_size": WEIGHTS_GIB * fake_gpu.GIB}, "weight_map": {}}
-    (place.weights / "model.safetensors.index.json").write_text(json.dumps(index))
+    fake_gpu.write_weights(place.weights)
     apps: list[DeckApp] = []
 
     def start(*gib: float, models: dict[str, dict[str, object]], args: tuple[str, ...] = ("--no-start",)) -> DeckApp:
         for name, settings in models.items():
             flags = str(settings.pop("flags", ""))
-            place.add_model(name, flags, **{"weights_gib": WEIGHTS_GIB, **settings})
+            place.add_model(name, flags, **{"weights_gib": fake_gpu.WEIGHTS_GIB, **settings})
         env = fake_gpu.make_gpus(tmp_path / "gpus", *gib)
         app = DeckApp(place, *args, env=env).wait_until_up()
         apps.append(app)
