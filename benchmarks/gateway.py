@@ -30,6 +30,7 @@ from benchmarks.app_start import ROOT, free_port
 from benchmarks.gpu_walk import post
 from benchmarks.machine import describe_machine, write_results
 from benchmarks.server_stop import answers, ask, wait_for
+from server_manager.handle_store import HandleStore
 
 STREAMS = (1, 32, 128)
 GOALS = {1: 0.98, 32: 0.95, 128: 0.95}
@@ -173,9 +174,8 @@ def with_vllm(models_dir: str, model: str) -> Iterator[Setup]:
         status = ask(f"{url}/api/servers/{model}")
         if status["state"] == "failed":
             raise RuntimeError(status["exit"]["message"])
-        files = [json.loads(path.read_text(encoding="utf-8")) for path in (Path(state) / "servers").iterdir()]
-        record = next(record for record in files if record["name"] == model)
-        direct = Target(status["base_url"], status["served_model_name"], record["api_key"])
+        record = next(record for record in HandleStore(Path(state) / "servers").load_all() if record.name == model)
+        direct = Target(status["base_url"], status["served_model_name"], record.api_key)
         yield Setup(direct, Target(url, model), deck, {"engine": "vllm", "command": status["command"]})
 
 

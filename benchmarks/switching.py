@@ -28,6 +28,7 @@ from benchmarks.app_start import ROOT
 from benchmarks.gpu_reliability import App
 from benchmarks.machine import write_results
 from benchmarks.server_stop import ask
+from server_manager.handle_store import HandleStore
 
 GOAL = 1.15
 PROMPT = "Tell me something about the sea."
@@ -99,11 +100,10 @@ class Direct:
 
     def __init__(self, app: App, state_dir: Path, name: str) -> None:
         status = app.status(name)
-        files = [json.loads(path.read_text(encoding="utf-8")) for path in (state_dir / "servers").iterdir()]
-        record = next(record for record in files if record["name"] == name)
+        record = next(record for record in HandleStore(state_dir / "servers").load_all() if record.name == name)
         self._url = status["base_url"]
         self._model = status["served_model_name"]
-        self._headers = {"Authorization": f"Bearer {record['api_key']}"}
+        self._headers = {"Authorization": f"Bearer {record.api_key}"}
 
     def post(self, path: str) -> float:
         began = time.perf_counter()
