@@ -44,7 +44,7 @@ def start_request(
 ) -> StartRequest:
     """What ``decide_start`` is asked. Reads the model's files and the history: some 20 ms, call it in a thread.
 
-    It holds for later readings of the same devices too, so one request does for all decisions of a start.
+    It carries what is free on the devices of this world, so each reading needs a request of its own.
     ``hub_size`` may make a request to the hub.
     """
     flags = chosen_flags(launching.options)
