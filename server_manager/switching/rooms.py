@@ -25,7 +25,7 @@ from server_manager.switching.policy import is_switchable
 from server_manager.switching.uses import Uses
 from server_manager.telemetry.base import Reading
 
-_LEVELS = (1, 2)
+SLEEP_LEVELS = (1, 2)
 """The weights to host memory while that lasts, else they are dropped and read again."""
 
 
@@ -49,7 +49,7 @@ class Board(Protocol):
 
 @dataclass(slots=True)
 class Planned:
-    """What a start was planned with: kept as long as its server lives."""
+    """What the last start was planned with: kept until the next one of its server."""
 
     decision: Decision
     subject: StartSubject | None
@@ -222,7 +222,7 @@ class Rooms:
             is_waking=board.is_waking(name),
             is_falling_asleep=board.is_moving(name) and not board.is_waking(name),
             may_be_freed=name != self._spared.get(target),
-            sleep_levels=_LEVELS if sleeps else (),
+            sleep_levels=SLEEP_LEVELS if sleeps else (),
             # What its first sleep has pinned stays with it: a later one needs no more.
             host_bytes=0 if status.sleep is not None and status.sleep.first_sleep_s is not None else None,
         )

@@ -48,7 +48,6 @@ class Switched(Protocol):
     async def sleep(self, level: int = 1) -> None: ...
     async def wake(self) -> None: ...
     async def stop(self, *, now: bool = False) -> ServerExit | None: ...
-    def start(self) -> bool: ...
     def show_waiting(self, waiting: Waiting | None) -> None: ...
     def cut_streams(self) -> None: ...
     def start_cold(self, why: str) -> None: ...
@@ -278,7 +277,8 @@ class Switchboard:
             else:
                 log.info("%s", decision.words)
                 progress(decision.words)
-                await asyncio.gather(*(self._put_away(change, action) for action in decision.actions))
+                steps: tuple[Sleep | Stop, ...] = (*decision.sleeps, *decision.stops)
+                await asyncio.gather(*(self._put_away(change, step) for step in steps))
             fresh = True
 
     def _show(self, turn: Turn, waiting: Waiting, progress: Callable[[str], None]) -> None:
@@ -299,9 +299,7 @@ class Switchboard:
             self._cut_if_late(change, name)
             await self._next_change()
 
-    async def _put_away(self, change: _Change, action: Sleep | Stop | WaitFor) -> None:
-        if isinstance(action, WaitFor):
-            return
+    async def _put_away(self, change: _Change, action: Sleep | Stop) -> None:
         server = self._server(action.name)
         was_ready = server.status.state is ServerState.READY
         self._claim(change, action.name)

@@ -67,10 +67,6 @@ class Uses:
         """Unix time in seconds of its last use; 0 where it was never used."""
         return time.time() if self.count(name) else self._last_used.get(name, 0.0)
 
-    def touch(self, name: str) -> None:
-        """Counts as a use: it has come up, or somebody has looked for it."""
-        self._last_used[name] = time.time()
-
     # Servers that are about to be put away
 
     @contextmanager

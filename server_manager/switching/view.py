@@ -23,7 +23,7 @@ from server_manager.settings import Settings
 from server_manager.start_history import StartHistory
 from server_manager.start_subject import StartSubject, start_subject
 from server_manager.stop_receipt import Readings
-from server_manager.switching.rooms import Planned
+from server_manager.switching.rooms import SLEEP_LEVELS, Planned
 from server_manager.telemetry.base import DeviceSnapshot
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ _LOOK_SECONDS = 3.0
 """Between two looks whether a history has changed."""
 _READ_SECONDS = 60.0
 """What lies on the disk is looked up again after so long even where no history has changed."""
-_LEVELS = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +185,7 @@ class SwitchViews:
         )
         asleep = {
             level: switch_cost(ServerState.ASLEEP, subject=subject, history=history, sleep_level=level)
-            for level in (_LEVELS if subject else ())
+            for level in (SLEEP_LEVELS if subject else ())
         }
         return _Known(cold, asleep)
 
