@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 
 from server_manager.errors import ServerManagerError
 from server_manager.manager import Server, ServerManager
 from server_manager.server_state import ServerState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +48,21 @@ class MetricsPoller:
 
     async def _run(self) -> None:
         while True:
-            ready = [
-                self._manager.server(name)
-                for name, status in self._manager.statuses().items()
-                if status.state is ServerState.READY
-            ]
-            found = await asyncio.gather(*map(self._ask, ready))
-            self.latest = {name: figures for name, figures in found if figures is not None}
-            self._totals = {name: total for name, total in self._totals.items() if name in self.latest}
+            try:
+                await self._look()
+            except Exception:  # whatever it is, the page needs the figures of the next look
+                logger.exception("One look at the figures of the servers failed.")
             await asyncio.sleep(self._interval)
+
+    async def _look(self) -> None:
+        ready = [
+            self._manager.server(name)
+            for name, status in self._manager.statuses().items()
+            if status.state is ServerState.READY
+        ]
+        found = await asyncio.gather(*map(self._ask, ready))
+        self.latest = {name: figures for name, figures in found if figures is not None}
+        self._totals = {name: total for name, total in self._totals.items() if name in self.latest}
 
     async def _ask(self, server: Server) -> tuple[str, ServerFigures | None]:
         try:

@@ -166,7 +166,8 @@ class GpuSampler:
                 logger.exception("One reading of the GPU figures failed.")
             finally:
                 self._reading = False
-            due = max(due + self._interval, time.monotonic())
+            # One that was asked for early must not put off those that come by themselves.
+            due = min(max(due + self._interval, time.monotonic()), time.monotonic() + self._interval)
             # Whoever waits for memory to come back asks again and again: not more often than this.
             await asyncio.sleep(min(FRESH_INTERVAL_SECONDS, due - time.monotonic()))
             with contextlib.suppress(TimeoutError):

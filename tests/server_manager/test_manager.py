@@ -303,6 +303,22 @@ async def test_figures_of_the_servers_that_are_up(deck: Deck, add_model: AddMode
         await asyncio.gather(asking, return_exceptions=True)
 
 
+async def test_figures_go_on_after_a_look_that_fails(
+    deck: Deck, add_model: AddModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_model("m")
+    server = await deck.ready("m")
+    poller = MetricsPoller(deck.manager, interval=0.05)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "client", lambda: [].pop())
+        poller.start()
+        await eventually(lambda: "figures of the servers failed" in caplog.text, "a look that fails")
+    try:
+        await eventually(lambda: "m" in poller.latest, "the figures")
+    finally:
+        await poller.stop()
+
+
 async def test_last_model_that_cannot_be_noted_hurts_nothing(
     deck: Deck, add_model: AddModel, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

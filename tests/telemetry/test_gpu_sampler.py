@@ -122,6 +122,22 @@ async def test_many_readers_cost_one_read() -> None:
     assert all(reading is readings[0] for reading in readings)
 
 
+async def test_a_reading_asked_for_early_is_begun_after_the_question() -> None:
+    probe = Probe()
+    async with sampling(GpuSampler(lambda: probe, no_owners, interval=3600)) as sampler:
+        await asyncio.wait_for(sampler.next_reading(), PATIENCE)
+        probe.devices = ()
+        assert (await asyncio.wait_for(sampler.fresh_reading(), PATIENCE)).devices == ()
+
+
+async def test_readings_asked_for_early_put_off_none_that_come_by_themselves() -> None:
+    """Else the page shows old figures after every stop, which asks again and again until the memory is free."""
+    async with sampling(GpuSampler(Probe, no_owners, interval=1)) as sampler:
+        for _ in range(2 * int(PATIENCE)):
+            await asyncio.wait_for(sampler.fresh_reading(), PATIENCE)
+        await asyncio.wait_for(sampler.next_reading(), PATIENCE)
+
+
 async def test_without_a_driver_the_reason_is_told_and_it_is_looked_for_again() -> None:
     clock, probe, opened = Clock(), Probe(), []
 
