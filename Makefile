@@ -27,7 +27,7 @@ test: setup ## every test, those with the real vLLM and a real browser too
 	@CHROMIUM=$$($(PY) tools/chromium.py) && export CHROMIUM && exec $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint ## format, lint, types and the fast tests; under a minute
-	@exec $(PY) -m pytest -q -m "not slow and not browser and not real"
+	@exec $(PY) -m pytest -q -n 2 --dist loadfile -m "not slow and not browser and not real"
 
 lint: setup
 	@$(PY) -m ruff format --check .

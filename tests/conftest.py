@@ -44,8 +44,15 @@ PROCESS_FIXTURES = frozenset(
 """Whoever uses one of these starts the app, vLLM or the fake: a second each, and there are hundreds."""
 
 
+LONGEST_FIRST = ("real", "whole_app", "faults", "browser", "launchers", "webui")
+"""Folders whose tests take longest, so that no worker is left alone with a long file at the end. The real vLLM and the
+page, which must not run at the same time, are not beside each other."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks tests that start processes as slow: ``make check`` is to end within a minute."""
+    ranks = {folder: rank for rank, folder in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(HERE).parts[0], len(ranks)))
     for item in items:
         if PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

@@ -219,8 +219,8 @@ def test_secrets_are_nowhere_to_be_seen(stopped: DeckApp) -> None:
     try:
         pid = stopped.start("secretive")["pid"]
         shown = "".join(json.dumps(stopped.get(path.replace("quick", "secretive"))) for path in ALL_GETS)
-        for pid in stopped.place.processes():
-            shown += Path(f"/proc/{pid}/cmdline").read_text()
+        for other in stopped.place.processes():
+            shown += Path(f"/proc/{other}/cmdline").read_text()
         shown += stopped.place.log_of("secretive") + stopped.stderr
         for path in (stopped.place.state_dir / "servers").glob("*"):
             assert path.stat().st_mode & 0o077 == 0

@@ -5,6 +5,7 @@ The GPUs are those of ``fake_gpu``: the fake vLLM refuses to start, as the real 
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,17 +100,26 @@ def test_each_goes_to_the_gpu_that_has_room(machine: Machine) -> None:
 def test_answer_that_is_going_on_is_finished_before_its_server_sleeps(machine: Machine) -> None:
     app = machine(80, models={"alpha": {"answer_tokens": 40, "tokens_per_second": 20}, "beta": {}})
     app.start("alpha")
-    answers: list[list[dict[str, object]]] = []
-    asking = threading.Thread(target=lambda: answers.append(app.chat("alpha")))
+    frames: list[dict[str, object]] = []
+    begun = threading.Event()
+
+    def ask() -> None:
+        body = {"conversation": "conversation-1", "model": "alpha", "text": "Hello"}
+        with app.http.stream("POST", "/api/chat", json=body) as response:
+            for line in response.iter_lines():
+                frames.append(json.loads(line))
+                begun.set()
+
+    asking = threading.Thread(target=ask)
     asking.start()
-    eventually(lambda: (app.snapshot_of("alpha")["metrics"] or {}).get("num_requests_running"), "the answer to begin")
+    assert begun.wait(30), "the answer to begin"
     app.post("/api/servers/beta/start", status=202)
     waiting = eventually(lambda: app.server("beta")["waiting"], "beta to wait")
     assert waiting["behind"] == ["alpha"]
     app.wait_for("beta", "ready")
     asking.join(30)
-    assert answers[0][-1]["type"] == "done"
-    assert "word39" in text_of(answers[0])
+    assert frames[-1]["type"] == "done"
+    assert "word39" in text_of(frames)
     assert states(app, "alpha", "beta") == ["asleep", "ready"]
 
 

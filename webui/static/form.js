@@ -22,6 +22,7 @@ let isDraft = false; // what it was filled with
 let latest = null; // the values as far as Gradio has told them
 let tellValues = null;
 let shown = {};
+const word = { message: "", bad: false, outdated: true }; // the last thing said: it stands until something is changed
 let typing = null;
 let asked = 0;
 let loads = 0;
@@ -38,20 +39,21 @@ function bodyOf(values) {
 }
 
 function show(found) {
-  shown = found;
+  const { message, bad = false } = (shown = found);
+  if (message) Object.assign(word, { message, bad, outdated: false });
   draw();
 }
 
 // Again when the tab is opened: until then Gradio has not made the places to draw in.
 function draw() {
-  const { warnings = [], command_lines: command = "", path = null, shipped = true, message = "", bad = false } = shown;
+  const { warnings = [], command_lines: command = "", path = null, shipped = true } = shown;
   offerSplits(shown.split_choices ?? []);
   const note = document.getElementById("form-message");
   const line = document.getElementById("form-command");
   if (note)
     render(
       html`${isDraft ? draftBanner() : nothing}
-        ${message ? html`<div class=${bad ? "banner bad" : "banner"} role="status">${message}</div>` : nothing}
+        ${word.outdated ? nothing : html`<div class=${word.bad ? "banner bad" : "banner"} role="status">${word.message}</div>`}
         ${warnings.map((warning) => html`<div class="banner warn">${warning}</div>`)}`,
       note,
     );
@@ -128,6 +130,7 @@ export const form = {
   load: (name) =>
     guarded(async () => {
       const mine = ++loads;
+      word.outdated = true;
       await putAside();
       const found = await get(modelPath(name));
       if (mine !== loads) return; // another one was picked meanwhile
@@ -143,7 +146,7 @@ export const form = {
     }),
   // Something was typed or chosen: asks Gradio for the values once nothing more comes.
   changed() {
-    edited = true;
+    edited = word.outdated = true;
     clearTimeout(typing);
     typing = setTimeout(() => window.deck.fire.form_values(), 250);
   },
