@@ -93,8 +93,8 @@ function processes(device, position) {
     <tr><th>${t("owner")}</th><th>${t("memory")}</th><th>pid</th><th>${t("process")}</th><th>${t("user")}</th><th>${t("up")}</th></tr>
     ${device.processes.map(
       (p) => html`<tr>
-        <td>${owner.get(p.pid) ?? t("others")}</td><td>${memory(p.used_gpu_memory_bytes)}</td><td>${p.pid}</td>
-        <td>${p.name ?? UNKNOWN}</td><td>${p.user ?? UNKNOWN}</td><td>${age(p)}</td>
+        <td class="long">${owner.get(p.pid) ?? t("others")}</td><td>${memory(p.used_gpu_memory_bytes)}</td><td>${p.pid}</td>
+        <td class="long">${p.name ?? UNKNOWN}</td><td>${p.user ?? UNKNOWN}</td><td>${age(p)}</td>
       </tr>`,
     )}
   </table></div>`;
