@@ -31,7 +31,9 @@ def serve(args: Namespace) -> int:
         import uvicorn  # noqa: PLC0415
 
         from server_manager import composition  # noqa: PLC0415
-        from webui import Access, AppContext  # noqa: PLC0415
+        from webui import Access, AppContext, import_gradio_without_stubs  # noqa: PLC0415
+
+        import_gradio_without_stubs()
         from webui.web_app import build_web_app  # noqa: PLC0415
 
         access = Access.open(args.auth, key, token)
