@@ -1,7 +1,8 @@
 """Runs vLLM: models, servers, telemetry and chat. Knows nothing of the page."""
 
 from server_manager.catalogue import Catalogue
-from server_manager.chat import ChatRequest, ChatService, DoneFrame, ProgressFrame, TextFrame
+from server_manager.chat import ChatRequest, ChatService
+from server_manager.chat_frames import DoneFrame, ProgressFrame, TextFrame
 from server_manager.conversations import ConversationStore
 from server_manager.diagnosis import Diagnosis, Fix
 from server_manager.diagnosis.correction import apply_fix, difference

@@ -13,7 +13,8 @@ from aiohttp import web
 from processes import eventually
 
 from server_manager.catalogue import Catalogue
-from server_manager.chat import ChatRequest, ChatService, DoneFrame, ProgressFrame, TextFrame
+from server_manager.chat import ChatRequest, ChatService
+from server_manager.chat_frames import DoneFrame, ProgressFrame, TextFrame
 from server_manager.client import ClientSession
 from server_manager.conversations import ConversationStore
 from server_manager.errors import LaunchError

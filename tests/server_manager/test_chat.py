@@ -19,7 +19,8 @@ from processes import eventually
 from stage import Stage
 
 from server_manager import attached_server
-from server_manager.chat import ChatRequest, ChatService, DoneFrame, TextFrame
+from server_manager.chat import ChatRequest, ChatService
+from server_manager.chat_frames import DoneFrame, TextFrame
 from server_manager.client import ClientSession
 from server_manager.conversations import ConversationStore, Turn
 from server_manager.errors import (

@@ -1,0 +1,39 @@
+"""What an answer is told in: the frames from the question to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server_manager.server_state import ServerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressFrame:
+    """The server is not ready yet."""
+
+    status: ServerStatus
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextFrame:
+    """More of the answer."""
+
+    content: str
+    reasoning: str
+
+
+@dataclass(frozen=True, slots=True)
+class DoneFrame:
+    """The answer is over."""
+
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    first_token_s: float | None
+    """From sending the request to vLLM to its first text, in seconds."""
+    tokens_per_second: float | None
+    """After the first token."""
+
+
+Frame = ProgressFrame | TextFrame | DoneFrame
