@@ -2,8 +2,14 @@
 
 from server_manager.catalogue import Catalogue
 from server_manager.chat import ChatRequest, ChatService
-from server_manager.chat_frames import DoneFrame, ProgressFrame, TextFrame
-from server_manager.conversations import ConversationStore
+from server_manager.chat_frames import DoneFrame, ProgressFrame, TextFrame, TurnFrame
+from server_manager.conversations.export import as_json as conversation_as_json
+from server_manager.conversations.export import as_markdown as conversation_as_markdown
+from server_manager.conversations.export import file_name as conversation_file_name
+from server_manager.conversations.export import turn_dict
+from server_manager.conversations.presets import Preset
+from server_manager.conversations.store import ConversationStore
+from server_manager.conversations.store import View as ConversationView
 from server_manager.diagnosis import Diagnosis, Fix
 from server_manager.diagnosis.correction import apply_fix, difference
 from server_manager.errors import (
@@ -50,6 +56,7 @@ __all__ = [
     "ChatRequest",
     "ChatService",
     "ConversationStore",
+    "ConversationView",
     "Diagnosis",
     "Dialect",
     "DoneFrame",
@@ -66,6 +73,7 @@ __all__ = [
     "MetricsPoller",
     "ModelSpec",
     "NotAllowed",
+    "Preset",
     "ProgressFrame",
     "Reading",
     "SamplingParam",
@@ -81,9 +89,13 @@ __all__ = [
     "StartPhase",
     "StateDirError",
     "TextFrame",
+    "TurnFrame",
     "UnknownModel",
     "apply_fix",
     "context_length",
+    "conversation_as_json",
+    "conversation_as_markdown",
+    "conversation_file_name",
     "defaults_for",
     "difference",
     "error_document",
@@ -98,5 +110,6 @@ __all__ = [
     "request_fields",
     "shell_line",
     "split_choices",
+    "turn_dict",
     "without_passwords",
 ]

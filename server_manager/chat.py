@@ -12,12 +12,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from server_manager.answer_reader import AnswerReader, look_at
-from server_manager.chat_frames import DoneFrame, Frame, ProgressFrame, TextFrame
+from server_manager.chat_frames import DoneFrame, Frame, ProgressFrame, TextFrame, TurnFrame
+from server_manager.chat_messages import Message, chat_messages, most_tokens
 from server_manager.client import ServerClient
-from server_manager.conversations import Conversation, ConversationStore, Turn
+from server_manager.conversations.images import read_images
+from server_manager.conversations.question import Question, Wanted
+from server_manager.conversations.store import ConversationStore, Writing
+from server_manager.conversations.turn import CURRENT_LEAF, STOPPED, Figures
 from server_manager.errors import ContextExceeded, NotAllowed, ServerManagerError
 from server_manager.manager import Server, ServerManager
 from server_manager.sampling import request_fields
@@ -39,8 +43,19 @@ class ChatRequest:
     text: str = ""
     system_prompt: str = ""
     sampling: Mapping[str, float | int | None] = field(default_factory=dict)
+    parent: str | None = CURRENT_LEAF
+    """The turn after which this one comes; ``None`` at the beginning."""
+    again: str | None = None
+    """The turn whose question is asked anew as its sibling; text, images and parent are ignored then."""
+    images: Sequence[str] = ()
+    """Data URLs, or ids of images that the conversation has."""
+    thinking: bool | None = None
+    """Whether to think first, where the model's template lets one choose; ``None``: as it does by itself."""
+    keep: bool = True
+    """Where the conversation is not known yet: whether it is kept, or stays in memory."""
     replace_from: int | None = None
-    """Index of the turn that this one takes the place of, with all that follow it: Edit and Regenerate."""
+    """Index on what is shown of the turn whose sibling this one becomes; counts where ``parent`` and ``again`` do not
+    say where it goes."""
 
 
 class ChatService:
@@ -57,8 +72,8 @@ class ChatService:
         A turn without any text of an answer is not kept. Raises ``ServerManagerError`` of any kind, also in
         mid-answer; ``NotAllowed`` where the server is down and the user ``may_start`` none.
         """
-        conversation = self._conversations.get(request.conversation, owner)
-        with conversation.writing():
+        async with self._conversations.writing(request.conversation, owner, keep=request.keep) as writing:
+            question = await writing.place(await _wanted(request))
             server = self._manager.server(request.model)
             if not may_start and not server.status.can_be_asked:
                 raise NotAllowed(f"{request.model} is not up.", "Ask an operator to start it, or pick one that is.")
@@ -67,10 +82,9 @@ class ChatService:
                 async with aclosing(self._until_ready(server, in_use)) as progress:
                     async for frame in progress:
                         yield frame
-                turn = Turn(request.text, model=request.model)
-                async with aclosing(self._stream(server, conversation, request, turn)) as frames:
-                    async for text_or_done in frames:
-                        yield text_or_done
+                async with aclosing(self._stream(server, writing, question, request)) as frames:
+                    async for turn_text_or_done in frames:
+                        yield turn_text_or_done
 
     async def _until_ready(self, server: Server, in_use: AsyncExitStack) -> AsyncGenerator[ProgressFrame, None]:
         began = time.monotonic()
@@ -86,11 +100,13 @@ class ChatService:
             ready.add_done_callback(look_at)
 
     async def _stream(
-        self, server: Server, conversation: Conversation, request: ChatRequest, turn: Turn
-    ) -> AsyncGenerator[TextFrame | DoneFrame, None]:
-        keep = len(conversation.turns) if request.replace_from is None else max(request.replace_from, 0)
-        messages = conversation.messages(request.system_prompt, keep)
-        messages.append({"role": "user", "content": request.text})
+        self, server: Server, writing: Writing, question: Question, request: ChatRequest
+    ) -> AsyncGenerator[TurnFrame | TextFrame | DoneFrame, None]:
+        exchanges = question.exchanges
+        # Images are put into text: milliseconds each, in which nobody else would get any.
+        messages = chat_messages(
+            await asyncio.to_thread(exchanges) if question.known_images else exchanges(), request.system_prompt
+        )
         client = server.client()
         body = {
             "model": server.status.served_model_name or request.model,
@@ -98,31 +114,42 @@ class ChatService:
             **await _bounded(request_fields(dict(request.sampling)), messages, client, server.status.max_model_len),
         }
         reader = AnswerReader(server, client, body)
+        answer = writing.begin(question, request.system_prompt, request.model)
         self._streaming += 1
-        finished = False
+        note = STOPPED
         try:
+            yield TurnFrame(answer.turn, answer.parent)
             while frame := await reader.next_text():
-                turn.assistant += frame.content
-                turn.reasoning += frame.reasoning
+                answer.add(frame.content, frame.reasoning)
                 yield frame
+                answer.keep_up()
                 await reader.pause(_FRAME_INTERVAL * max(1.0, self._streaming / _CHATS_PER_INTERVAL))
-            finished = True
-            yield reader.done()
+            note = ""
+            done = reader.done()
+            await answer.finish(_figures(done))
+            yield done
         except ServerManagerError as error:
-            turn.note = str(error)
+            note = str(error)
             raise
         finally:
             self._streaming -= 1
             reader.close()
-            if not finished and not turn.note:
-                turn.note = "stopped"
-            if turn.assistant or turn.reasoning:
-                conversation.turns[keep:] = [turn]
+            if note:
+                answer.close(note)
+
+
+async def _wanted(request: ChatRequest) -> Wanted:
+    ids, new = await asyncio.to_thread(read_images, request.images) if request.images else ((), {})
+    return Wanted(request.text, ids, new, request.parent, request.again, request.replace_from)
+
+
+def _figures(done: DoneFrame) -> Figures:
+    return Figures(**{each.name: getattr(done, each.name) for each in fields(Figures)})
 
 
 async def _bounded(
     fields: dict[str, float | int],
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Message],
     client: ServerClient,
     max_model_len: int | None,
 ) -> dict[str, float | int]:
@@ -134,8 +161,8 @@ async def _bounded(
     if max_model_len is None:
         return fields
     wanted = int(fields.get("max_tokens", max_model_len))
-    upper_bound = sum(len(message["content"].encode()) + 16 for message in messages) + _TEMPLATE_TOKENS
-    if upper_bound + wanted <= max_model_len:
+    upper_bound = most_tokens(messages)
+    if upper_bound is not None and upper_bound + _TEMPLATE_TOKENS + wanted <= max_model_len:
         return fields
     count = await client.count_tokens(messages)
     if count is None:

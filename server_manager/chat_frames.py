@@ -16,6 +16,14 @@ class ProgressFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnFrame:
+    """The question is on its way to the model; the turn is kept as soon as there is text."""
+
+    turn: str
+    parent: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TextFrame:
     """More of the answer."""
 
@@ -34,6 +42,8 @@ class DoneFrame:
     """From sending the request to vLLM to its first text, in seconds."""
     tokens_per_second: float | None
     """After the first token."""
+    reasoning_tokens: int | None = None
+    reasoning_s: float | None = None
 
 
-Frame = ProgressFrame | TextFrame | DoneFrame
+Frame = ProgressFrame | TurnFrame | TextFrame | DoneFrame

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from server_manager.catalogue import Catalogue
 from server_manager.chat import ChatService
 from server_manager.client import ClientSession
-from server_manager.conversations import ConversationStore
+from server_manager.conversations.store import ConversationStore
 from server_manager.errors import ServerManagerError
 from server_manager.launcher_registry import create_launcher
 from server_manager.launchers.base import ProcessInfo
@@ -51,6 +51,7 @@ class Parts:
         async with self.session:
             self.sampler.start()
             self.ledger.start()
+            await self.conversations.open()
             looking: asyncio.Task[None] | None = None
             try:
                 await self.manager.open()
@@ -68,6 +69,7 @@ class Parts:
                 await self.ledger.stop()
                 await self.log_keeper.stop()
                 await self.sampler.stop()
+                await self.conversations.close()
 
     async def _start_first(self, name: str | None) -> None:
         try:
@@ -92,10 +94,10 @@ def compose(settings: Settings) -> Parts:
         settings, Catalogue(settings.models_dir), create_launcher("local", settings), session, sampler
     )
     servers.append(manager)
-    conversations = ConversationStore()
     leftovers = Leftovers(manager.markers, sampler)
     ledger = LedgerBook(sampler, manager.statuses, leftovers)
     notices: list[str] = []
+    conversations = ConversationStore(settings.conversations_path, notices)
     log_keeper = LogKeeper(settings, manager.statuses, notices)
     chat = ChatService(manager, conversations)
     return Parts(manager, sampler, conversations, chat, session, leftovers, ledger, log_keeper, notices)

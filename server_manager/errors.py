@@ -5,6 +5,7 @@
     ├── UnknownModel           no model of that name in the catalogue
     ├── UnknownLeftover        nothing of that id is left over (any more)
     ├── ManagerClosed          the app is shutting down
+    ├── NotKept                no such conversation, turn, image or preset (any more)
     ├── NotAllowed             the request makes no sense for this server (stop on an attached one, …)
     ├── StateDirError          the state folder cannot be written (full disk, permissions, in use)
     ├── InsufficientMemory     a start was refused because the memory is not there
@@ -79,6 +80,12 @@ class NotAllowed(ServerManagerError):
     """The request makes no sense for this server in this state."""
 
     code = "not_allowed"
+
+
+class NotKept(ServerManagerError):
+    """Of the conversations that are kept, there is none (or no turn, image, preset) of that id (any more)."""
+
+    code = "not_kept"
 
 
 class StateDirError(ServerManagerError):

@@ -68,6 +68,10 @@ class Settings:
         return self.state_dir / "start-history.json"
 
     @property
+    def conversations_path(self) -> Path:
+        return self.state_dir / "conversations.db"
+
+    @property
     def memory_history_path(self) -> Path:
         return self.state_dir / "memory-history.json"
 

@@ -12,15 +12,15 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from server_manager import ChatRequest, DoneFrame, ProgressFrame, ServerManagerError, TextFrame
+from server_manager import ChatRequest, DoneFrame, ProgressFrame, ServerManagerError, TextFrame, TurnFrame
 from webui.context import AppContext
+from webui.conversation_routes import Text
 from webui.errors import error_dict
 from webui.rest import AnyUser, Context
 from webui.snapshot import status_dict, without_command
 
 log = logging.getLogger(__name__)
 router = APIRouter()
-MAX_TEXT_CHARS = 2_000_000
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -29,43 +29,39 @@ class Question(BaseModel):
 
     conversation: str = Field(description="Any id of 8 to 64 letters and digits; the same one goes on a conversation.")
     model: str = Field(description="A name of the catalogue.")
-    text: Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-    system_prompt: Annotated[str, Field(max_length=MAX_TEXT_CHARS)] = ""
+    text: Text = ""
+    system_prompt: Text = ""
     sampling: dict[str, Number | None] = Field(default_factory=dict)
-    replace_from: int | None = Field(None, ge=0, description="Index of the turn to answer anew.")
+    parent: str | None = Field(
+        None,
+        description="Id of the turn before it; null: it is at the beginning; absent: after the current one.",
+    )
+    again: str | None = Field(None, description="Id of the turn whose question is asked anew, as its sibling.")
+    images: list[str] = Field(
+        default_factory=list, description="Data URLs of PNG, JPEG, WebP or GIF, or ids of images of this conversation."
+    )
+    thinking: bool | None = Field(None, description="Whether to think first; null: as the model does by itself.")
+    keep: bool = Field(True, description="False: a conversation that does not exist yet stays in memory.")
+    replace_from: int | None = Field(None, ge=0, description="Index of the shown turn whose sibling this one becomes.")
 
 
 @router.post("/api/chat", response_class=StreamingResponse)
 async def chat(question: Question, context: Context, user: AnyUser) -> StreamingResponse:
-    """Streams an answer as lines of JSON: `progress`, `text`, and last `done` or `error`.
+    """Streams an answer as lines of JSON: `progress`, `turn`, `text`, and last `done` or `error`.
 
     A model that is not up is started first. Closing the connection aborts the request in vLLM.
     """
-    request = ChatRequest(
-        conversation=question.conversation,
-        model=question.model,
-        text=question.text,
-        system_prompt=question.system_prompt,
-        sampling=question.sampling,
-        replace_from=question.replace_from,
-    )
-    frames = _lines(context, request, user.name, may_start=user.is_operator)
+    frames = _lines(context, chat_request(question), user.name, may_start=user.is_operator)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(frames, media_type="application/x-ndjson", headers=headers)
 
 
-@router.get("/api/conversations/{conversation_id}")
-async def conversation(conversation_id: str, context: Context, user: AnyUser) -> dict[str, Any]:
-    """What was said so far."""
-    found = context.conversations.look(conversation_id, user.name)
-    return {"id": found.id, "busy": found.busy, "turns": msgspec.to_builtins(found.turns)}
-
-
-@router.delete("/api/conversations/{conversation_id}")
-async def clear(conversation_id: str, context: Context, user: AnyUser) -> dict[str, str]:
-    """Forgets the turns of a conversation."""
-    context.conversations.clear(conversation_id, user.name)
-    return {"cleared": conversation_id}
+def chat_request(question: Question) -> ChatRequest:
+    """The same for the package that answers it."""
+    given = {name: getattr(question, name) for name in Question.model_fields}
+    if "parent" not in question.model_fields_set:
+        del given["parent"]  # null would be the beginning
+    return ChatRequest(**given)
 
 
 async def _lines(
@@ -84,9 +80,11 @@ async def _lines(
         )
 
 
-def _line(frame: TextFrame | ProgressFrame | DoneFrame) -> bytes:
+def _line(frame: TextFrame | TurnFrame | ProgressFrame | DoneFrame) -> bytes:
     if isinstance(frame, TextFrame):
         return _encode({"type": "text", "content": frame.content, "reasoning": frame.reasoning})
+    if isinstance(frame, TurnFrame):
+        return _encode({"type": "turn", "turn": frame.turn, "parent": frame.parent})
     if isinstance(frame, ProgressFrame):
         status = without_command(status_dict(frame.status))
         return _encode({"type": "progress", "waited_s": round(frame.elapsed_s, 1), "status": status})

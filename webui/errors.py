@@ -15,6 +15,7 @@ _STATUS = {
     "unknown_model": 404,
     "unknown_leftover": 404,
     "not_found": 404,
+    "not_kept": 404,
     "not_allowed": 409,
     "invalid_model": 422,
     "insufficient_memory": 409,

@@ -14,9 +14,10 @@ from processes import eventually
 
 from server_manager.catalogue import Catalogue
 from server_manager.chat import ChatRequest, ChatService
-from server_manager.chat_frames import DoneFrame, ProgressFrame, TextFrame
+from server_manager.chat_frames import DoneFrame, Frame, ProgressFrame, TextFrame, TurnFrame
 from server_manager.client import ClientSession
-from server_manager.conversations import ConversationStore
+from server_manager.conversations.store import ConversationStore
+from server_manager.conversations.turn import Turn
 from server_manager.errors import LaunchError
 from server_manager.launch_plan import LaunchPlan
 from server_manager.launchers.base import HandleRecord, LaunchRequest, ProcessInfo
@@ -118,9 +119,12 @@ class Deck:
                 answer.add(frame)
         return answer
 
-    @property
-    def turns(self) -> list[Any]:
-        return self.conversations.get(CONVERSATION, OWNER).turns
+    async def turns(self, conversation: str = CONVERSATION, owner: str = OWNER) -> Sequence[Turn]:
+        """What is shown of a conversation."""
+        return (await self.conversations.look(conversation, owner)).turns
+
+    async def is_busy(self, conversation: str = CONVERSATION) -> bool:
+        return (await self.conversations.look(conversation, OWNER)).busy
 
 
 class Answer:
@@ -128,13 +132,16 @@ class Answer:
 
     def __init__(self) -> None:
         self.progress: list[ProgressFrame] = []
+        self.turn: TurnFrame | None = None
         self.texts: list[TextFrame] = []
         self.done: DoneFrame | None = None
 
-    def add(self, frame: ProgressFrame | TextFrame | DoneFrame) -> None:
+    def add(self, frame: Frame) -> None:
         match frame:
             case ProgressFrame():
                 self.progress.append(frame)
+            case TurnFrame():
+                self.turn = frame
             case TextFrame():
                 self.texts.append(frame)
             case DoneFrame():

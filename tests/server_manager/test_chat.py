@@ -20,9 +20,9 @@ from stage import Stage
 
 from server_manager import attached_server
 from server_manager.chat import ChatRequest, ChatService
-from server_manager.chat_frames import DoneFrame, TextFrame
+from server_manager.chat_frames import DoneFrame, TextFrame, TurnFrame
 from server_manager.client import ClientSession
-from server_manager.conversations import ConversationStore, Turn
+from server_manager.conversations.store import ConversationStore
 from server_manager.errors import (
     ContextExceeded,
     NotAllowed,
@@ -68,6 +68,7 @@ async def test_first_text_comes_at_once(deck: Deck, add_model: AddModel) -> None
     async with aclosing(
         deck.chat.answer(ChatRequest(CONVERSATION, "m", "hello"), owner=OWNER, may_start=True)
     ) as frames:
+        assert isinstance(await anext(frames), TurnFrame)
         assert await anext(frames) == TextFrame("word0 ", ""), "the second word is five seconds away"
 
 
@@ -86,7 +87,7 @@ async def test_32_chats_at_once_lose_nothing(deck: Deck, add_model: AddModel) ->
     answers = await asyncio.gather(*(deck.ask("m", conversation=f"conversation-{i}") for i in range(32)))
     assert {answer.content for answer in answers} == {"".join(f"word{i} " for i in range(200))}
     for index in range(32):
-        turns = deck.conversations.get(f"conversation-{index}", OWNER).turns
+        turns = await deck.turns(f"conversation-{index}")
         assert [turn.assistant for turn in turns] == [answers[0].content]
     await deck.reach_running("m", 0)
 
@@ -96,7 +97,7 @@ async def test_reasoning_is_kept_apart_and_never_sent_back(deck: Deck, add_model
     answer = await deck.ask("m")
     assert "".join(frame.reasoning for frame in answer.texts) == "thought0 thought1 thought2 "
     assert answer.content == "word0 word1 "
-    assert deck.turns[0].reasoning == "thought0 thought1 thought2 "
+    assert (await deck.turns())[0].reasoning == "thought0 thought1 thought2 "
     add_model("echo", echo=1)
     assert "thought" not in json.dumps(await received(deck))
 
@@ -113,24 +114,24 @@ async def test_server_receives_system_prompt_history_and_sampling(deck: Deck, ad
     assert json.loads(second["messages"][1]["content"]) == first
     assert second["messages"][2]["content"] == "zwei €"
     assert "temperature" not in second
-    assert len(deck.turns) == 2
+    assert len(await deck.turns()) == 2
 
 
 async def test_sampling_that_makes_no_sense_is_refused(deck: Deck, add_model: AddModel) -> None:
     add_model("echo", echo=1)
     with pytest.raises(SpecError, match="temperature"):
         await deck.ask("echo", sampling={"temperature": 9})
-    assert deck.turns == []
+    assert await deck.turns() == ()
 
 
 async def test_max_tokens_is_what_the_context_leaves(deck: Deck, add_model: AddModel) -> None:
     add_model("echo", {"max-model-len": 1000}, echo=1)
     short = await received(deck, "word " * 5, sampling={"max_tokens": 100})
     assert short["max_tokens"] == 100, "it fits as it is"
-    deck.conversations.clear(CONVERSATION, OWNER)
+    await deck.conversations.delete(CONVERSATION, OWNER)
     long = await received(deck, "word " * 900, sampling={"max_tokens": 800})
     assert long["max_tokens"] == 1000 - 904
-    deck.conversations.clear(CONVERSATION, OWNER)
+    await deck.conversations.delete(CONVERSATION, OWNER)
     with pytest.raises(ContextExceeded, match="2,004 tokens") as caught:
         await deck.ask("echo", "word " * 2000)
     assert caught.value.facts == {"prompt_tokens": 2004, "max_model_len": 1000}
@@ -141,7 +142,7 @@ async def test_question_that_is_too_long_is_not_kept(deck: Deck, add_model: AddM
     await deck.ask("m", "short")
     with pytest.raises(ContextExceeded, match="shorten the message"):
         await deck.ask("m", "word " * 200)
-    assert [turn.user for turn in deck.turns] == ["short"]
+    assert [turn.user for turn in await deck.turns()] == ["short"]
     assert (await deck.ask("m", "short again")).content
 
 
@@ -151,16 +152,17 @@ async def test_stop_keeps_the_text_so_far_and_frees_the_server(deck: Deck, add_m
     frames = deck.chat.answer(ChatRequest(CONVERSATION, "m", "hello"), owner=OWNER, may_start=True)
     seen = ""
     async with aclosing(frames):
+        assert isinstance(await anext(frames), TurnFrame)
         async for frame in frames:
             assert isinstance(frame, TextFrame)
             seen += frame.content
             if "word5 " in seen:
                 break
         await deck.reach_running("m", 1)
-    assert [turn.assistant for turn in deck.turns] == [seen]
-    assert deck.turns[0].note == "stopped"
+    assert [turn.assistant for turn in await deck.turns()] == [seen]
+    assert (await deck.turns())[0].note == "stopped"
     await deck.reach_running("m", 0)
-    assert not deck.conversations.get(CONVERSATION, OWNER).busy
+    assert not await deck.is_busy()
 
 
 async def test_cancelled_request_is_a_stop_too(deck: Deck, add_model: AddModel) -> None:
@@ -172,7 +174,7 @@ async def test_cancelled_request_is_a_stop_too(deck: Deck, add_model: AddModel) 
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert deck.turns[0].assistant.startswith("word0 ")
+    assert (await deck.turns())[0].assistant.startswith("word0 ")
     await deck.reach_running("m", 0)
 
 
@@ -181,7 +183,7 @@ async def test_tab_that_closes_while_the_server_starts_does_not_end_the_start(de
     frames = deck.chat.answer(ChatRequest(CONVERSATION, "m", "hello"), owner=OWNER, may_start=True)
     await anext(frames)
     await frames.aclose()
-    assert deck.turns == []
+    assert await deck.turns() == ()
     await deck.reach("m", ServerState.READY)
 
 
@@ -191,9 +193,9 @@ async def test_a_turn_is_replaced_with_all_that_follow_it(deck: Deck, add_model:
         await deck.ask("echo", text)
     again = await received(deck, "zwei", replace_from=1)
     assert [m["content"] for m in again["messages"] if m["role"] == "user"] == ["one", "zwei"]
-    assert [turn.user for turn in deck.turns] == ["one", "zwei"]
+    assert [turn.user for turn in await deck.turns()] == ["one", "zwei"]
     await deck.ask("echo", "at the end", replace_from=99)
-    assert [turn.user for turn in deck.turns] == ["one", "zwei", "at the end"]
+    assert [turn.user for turn in await deck.turns()] == ["one", "zwei", "at the end"]
 
 
 async def test_a_replacement_that_fails_leaves_the_turns(deck: Deck, add_model: AddModel) -> None:
@@ -201,7 +203,7 @@ async def test_a_replacement_that_fails_leaves_the_turns(deck: Deck, add_model: 
     await deck.ask("m", "one")
     with pytest.raises(ContextExceeded):
         await deck.ask("m", "word " * 200, replace_from=0)
-    assert [turn.user for turn in deck.turns] == ["one"]
+    assert [turn.user for turn in await deck.turns()] == ["one"]
 
 
 async def test_second_tab_of_a_conversation_has_to_wait(deck: Deck, add_model: AddModel) -> None:
@@ -212,11 +214,11 @@ async def test_second_tab_of_a_conversation_has_to_wait(deck: Deck, add_model: A
     with pytest.raises(NotAllowed, match="being answered already"):
         await deck.ask("m", "me too")
     with pytest.raises(NotAllowed):
-        deck.conversations.clear(CONVERSATION, OWNER)
+        await deck.conversations.delete(CONVERSATION, OWNER)
     assert await deck.running("m") == 1
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
-    deck.conversations.clear(CONVERSATION, OWNER)
+    await deck.conversations.delete(CONVERSATION, OWNER)
 
 
 async def test_conversation_of_somebody_else(deck: Deck, add_model: AddModel) -> None:
@@ -225,8 +227,8 @@ async def test_conversation_of_somebody_else(deck: Deck, add_model: AddModel) ->
     with pytest.raises(NotAllowed, match="somebody else's"):
         await deck.ask("m", owner="berta")
     with pytest.raises(NotAllowed):
-        deck.conversations.clear(CONVERSATION, "berta")
-    assert len(deck.conversations.get(CONVERSATION, "anna").turns) == 1
+        await deck.conversations.delete(CONVERSATION, "berta")
+    assert len(await deck.turns(owner="anna")) == 1
 
 
 async def test_leader_killed_in_mid_answer(deck: Deck, add_model: AddModel) -> None:
@@ -240,8 +242,8 @@ async def test_leader_killed_in_mid_answer(deck: Deck, add_model: AddModel) -> N
     with pytest.raises(ServerUnreachable, match="vLLM ended while it served") as caught:
         await asking
     assert "Send again to start it" in caught.value.next_step
-    assert deck.turns[0].assistant.startswith("word0 ")
-    assert "vLLM ended while it served" in deck.turns[0].note
+    assert (await deck.turns())[0].assistant.startswith("word0 ")
+    assert "vLLM ended while it served" in (await deck.turns())[0].note
 
 
 async def test_answer_after_a_crash_starts_the_server_again(deck: Deck, add_model: AddModel) -> None:
@@ -251,7 +253,7 @@ async def test_answer_after_a_crash_starts_the_server_again(deck: Deck, add_mode
         await deck.ask("m")
     add_model("m", answer_tokens=10)
     assert (await deck.ask("m")).content.split()[-1] == "word9"
-    assert [bool(turn.note) for turn in deck.turns] == [False, True, False]
+    assert [bool(turn.note) for turn in await deck.turns()] == [False, True, False]
 
 
 async def _ask_stage(stage: Stage, *, engine_dies: bool) -> Answer:
@@ -296,7 +298,7 @@ async def test_start_that_fails_is_told(deck: Deck, add_model: AddModel) -> None
     add_model("m", exit_code=1)
     with pytest.raises(StartError, match="m did not start"):
         await deck.ask("m")
-    assert deck.turns == []
+    assert await deck.turns() == ()
 
 
 async def test_user_who_may_not_start(deck: Deck, add_model: AddModel) -> None:
@@ -314,7 +316,7 @@ async def test_unknown_model(deck: Deck, add_model: AddModel) -> None:
     add_model("m")
     with pytest.raises(UnknownModel):
         await deck.ask("nope")
-    assert not deck.conversations.get(CONVERSATION, OWNER).busy
+    assert not await deck.is_busy()
 
 
 async def test_sleeping_server_is_woken_by_a_question(deck: Deck, add_model: AddModel) -> None:
@@ -374,22 +376,6 @@ async def test_switch_to_an_attached_server_stops_the_one_left(
         await other.reach("m", ServerState.STOPPED)
     finally:
         await other.manager.close()
-
-
-def test_conversations_that_were_used_longest_ago_go() -> None:
-    store = ConversationStore(limit=2)
-    store.get("conversation-1", "a").turns.append(Turn("x"))
-    store.get("conversation-2", "a")
-    store.get("conversation-1", "a")
-    store.get("conversation-3", "a")
-    assert store.get("conversation-1", "a").turns
-    assert not store.get("conversation-2", "b").turns, "anybody's now"
-
-
-@pytest.mark.parametrize("bad", ["", "short", "x" * 65, "../etc/passwd", "a b c d e f"])
-def test_malformed_conversation_ids(bad: str) -> None:
-    with pytest.raises(NotAllowed, match="id of a conversation"):
-        ConversationStore().get(bad, "a")
 
 
 async def test_attached_server_that_is_not_there(

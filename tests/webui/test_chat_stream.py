@@ -34,7 +34,8 @@ def test_answer_comes_as_text_and_done(stopped: DeckApp, conversation: str) -> N
     stopped.start("quick")
     frames = stopped.chat("quick", conversation=conversation)
     assert text_of(frames) == "".join(f"word{i} " for i in range(8))
-    assert {frame["type"] for frame in frames[:-1]} == {"text"}
+    assert frames[0]["type"] == "turn"
+    assert {frame["type"] for frame in frames[1:-1]} == {"text"}
     done = frames[-1]
     assert done["type"] == "done"
     assert (done["finish_reason"], done["completion_tokens"]) == ("stop", 8)
@@ -48,13 +49,14 @@ def test_text_is_sent_while_it_is_made(stopped: DeckApp, conversation: str) -> N
     with stopped.http.stream("POST", "/api/chat", json=question(conversation, "slow")) as response:
         assert response.headers["content-type"].startswith("application/x-ndjson")
         lines = response.iter_lines()
+        assert json.loads(next(lines))["type"] == "turn"
         assert [json.loads(next(lines))["content"] for _ in range(3)] == ["word0 ", "word1 ", "word2 "]
 
 
 def test_start_is_shown_while_the_question_waits(stopped: DeckApp, conversation: str) -> None:
     frames = stopped.chat("late", conversation=conversation)
     kinds = [frame["type"] for frame in frames]
-    assert kinds == sorted(kinds, key=["progress", "text", "done"].index)
+    assert kinds == sorted(kinds, key=["progress", "turn", "text", "done"].index)
     first = frames[0]
     assert first["type"] == "progress"
     assert first["status"]["state"] == "starting"
@@ -77,7 +79,7 @@ def test_closed_connection_ends_the_request_in_vllm(stopped: DeckApp, conversati
     stopped.start("slow")
     with stopped.http.stream("POST", "/api/chat", json=question(conversation, "slow")) as response:
         lines = response.iter_lines()  # kept: where it goes, the connection goes
-        next(lines)
+        next(lines), next(lines)
         assert requests_in(stopped, "slow") == 1
     eventually(lambda: requests_in(stopped, "slow") == 0, "the end of the request in vLLM")
     found = eventually(
@@ -104,7 +106,7 @@ def test_stop_in_the_middle_of_an_answer_is_said(stopped: DeckApp, conversation:
     stopped.start("impatient")
     with stopped.http.stream("POST", "/api/chat", json=question(conversation, "impatient")) as response:
         lines = response.iter_lines()
-        next(lines)
+        next(lines), next(lines)
         stopped.post("/api/servers/impatient/stop")
         last = [json.loads(line) for line in lines][-1]
     assert last["type"] == "error"
@@ -133,7 +135,7 @@ def test_conversation_is_kept_and_sent_again(stopped: DeckApp, conversation: str
     assert [message["content"] for message in request["messages"]] == ["Instead"]
     turns = stopped.get(f"/api/conversations/{conversation}")["turns"]
     assert [turn["user"] for turn in turns] == ["Instead"]
-    assert stopped.delete(f"/api/conversations/{conversation}") == {"cleared": conversation}
+    assert stopped.delete(f"/api/conversations/{conversation}") == {"deleted": conversation}
     assert stopped.get(f"/api/conversations/{conversation}")["turns"] == []
 
 
@@ -141,7 +143,7 @@ def test_one_conversation_is_answered_once_at_a_time(stopped: DeckApp, conversat
     stopped.start("slow")
     with stopped.http.stream("POST", "/api/chat", json=question(conversation, "slow")) as response:
         lines = response.iter_lines()
-        next(lines)
+        next(lines), next(lines)
         (error,) = stopped.chat("slow", conversation=conversation)
         assert (error["type"], error["code"]) == ("error", "not_allowed")
         assert stopped.delete(f"/api/conversations/{conversation}", 409)["error"]["code"] == "not_allowed"
@@ -220,4 +222,5 @@ def test_conversation_of_another_form_is_refused(app: DeckApp) -> None:
 
 
 def test_conversation_that_nobody_began_is_empty(app: DeckApp, conversation: str) -> None:
-    assert app.get(f"/api/conversations/{conversation}") == {"id": conversation, "busy": False, "turns": []}
+    found = app.get(f"/api/conversations/{conversation}")
+    assert (found["id"], found["title"], found["busy"], found["turns"]) == (conversation, "", False, [])

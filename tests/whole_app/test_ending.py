@@ -39,7 +39,7 @@ class OpenAnswer:
 
         self._thread = threading.Thread(target=read)
         self._thread.start()
-        eventually(lambda: self.lines, "the first words")
+        eventually(lambda: '"text"' in "".join(self.lines), "the first words")
 
     def join(self) -> None:
         self._thread.join(30)

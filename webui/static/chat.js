@@ -137,6 +137,8 @@ function take(frame, name) {
     case "progress":
       showLive(`*${untilReady(frame.status, frame.waited_s)}*`);
       return null;
+    case "turn":
+      return null;
     case "text":
       chat.answer.content += frame.content;
       chat.answer.reasoning += frame.reasoning;

@@ -1,0 +1,1 @@
+"""Conversations: trees of questions and answers, kept in SQLite."""
