@@ -64,7 +64,7 @@ class KeptAnswer:
     def keep_up(self) -> None:
         """Saves what there is, if that is due. To be called when the text has been passed on: saving comes second."""
         now = time.monotonic()
-        if now - self._saved_at >= _SAVE_SECONDS and self.saving is None:
+        if now - self._saved_at >= _SAVE_SECONDS and self.saving is None and any(self.text):
             self._saved_at = now
             self._save(unfinished=True)
 

@@ -45,6 +45,7 @@ class Database:
         self._generation = 0
         """How often a file was put aside: connections of an earlier one are of no use."""
         self._purge_due = False
+        self.is_closed = False
 
     def run(self, work: Callable[[], T]) -> Future[T]:
         """Does ``work`` in the thread that writes, where it may call ``write_here``."""
@@ -88,6 +89,7 @@ class Database:
 
     def close(self) -> None:
         """Blocks until all that was asked is done. Nothing may be asked afterwards."""
+        self.is_closed = True
         self._readers.shutdown()
         self._writer.shutdown()
         for connection in self._reading:
@@ -100,6 +102,7 @@ class Database:
             self._connection = None
 
     def _read(self, work: Work[T]) -> T:
+        generation = self._generation
         try:
             if self._connection is None:
                 self._writer.submit(self._open).result()
@@ -111,7 +114,7 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
         except (sqlite3.Error, OSError) as error:
-            raise self._writer.submit(self._explained, error).result() from error
+            raise self._writer.submit(self._explained, error, generation).result() from error
 
     def _reader(self) -> sqlite3.Connection:
         """This thread's own connection."""
@@ -132,6 +135,7 @@ class Database:
             self._path.chmod(0o600)
         connection = _connect(self._path)
         try:
+            schema.version(connection)  # before anything is changed
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA foreign_keys = ON")
@@ -147,16 +151,19 @@ class Database:
         return connection
 
     def _purge(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA incremental_vacuum").fetchall()
+        connection.executescript("PRAGMA incremental_vacuum")  # execute() would give back a single page
         busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         self._purge_due = bool(busy)  # another program reads the old state: again after the next write
 
-    def _explained(self, error: Exception) -> StateDirError:
-        """In words. Puts the file aside where it is damaged; in the thread that writes."""
+    def _explained(self, error: Exception, generation: int | None = None) -> StateDirError:
+        """In words. Puts the file aside where it is damaged, unless that was one of another ``generation``.
+
+        In the thread that writes.
+        """
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the details
         if isinstance(error, StateDirError):
             return error
-        if code in _DAMAGED and self._path is not None:
+        if code in _DAMAGED and self._path is not None and generation in (None, self._generation):
             return self._put_aside(self._path, error)
         what, remedy = str(error), "Give this user the right to write there"
         if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (28, 122):

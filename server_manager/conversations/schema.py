@@ -62,34 +62,33 @@ MIGRATIONS: Sequence[Sequence[str]] = (_VERSION_1,)
 """The statements that lead from each version to the next; the first from an empty file."""
 
 
+def version(connection: sqlite3.Connection, newest: int = len(MIGRATIONS)) -> int:
+    """That of the tables; 0 where there are none. Raises ``StateDirError`` for those of a newer app."""
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if found > newest:
+        raise StateDirError(
+            "The conversations were written by a newer vLLM Deck and are left as they are.",
+            "Update vLLM Deck, or choose another folder with --state-dir.",
+        )
+    return found
+
+
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
-    """Brings the tables to today's version, all or nothing. Raises ``StateDirError`` for those of a newer app."""
-    if _version(connection) != len(migrations):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for version in range(_known(_version(connection), len(migrations)), len(migrations)):
-                for statement in migrations[version]:
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(migrations)}")
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+    """Brings the tables to today's version, all or nothing. Raises as ``version``."""
+    if version(connection, len(migrations)) == len(migrations):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statements in migrations[version(connection, len(migrations)) :]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def close_unfinished(connection: sqlite3.Connection) -> None:
     """Notes at each turn that an app which is gone was in the middle of, that it is not whole."""
     connection.execute("UPDATE turn SET unfinished = 0, note = ? WHERE unfinished", (INTERRUPTED,))
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _known(version: int, newest: int) -> int:
-    if version > newest:
-        raise StateDirError(
-            "The conversations were written by a newer vLLM Deck and are left as they are.",
-            "Update vLLM Deck, or choose another folder with --state-dir.",
-        )
-    return version

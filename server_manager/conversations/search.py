@@ -1,7 +1,7 @@
 """The list of somebody's conversations, and the search in it.
 
 Texts are searched as they are, by SQLite's LIKE: it finds parts of words, and Chinese, which has no spaces to index by.
-An index would also hold deleted text for a while. It costs about a second for a gigabyte, beside everything else.
+An index would also hold deleted text for a while. A gigabyte takes one to two seconds, beside everything else.
 """
 
 from __future__ import annotations

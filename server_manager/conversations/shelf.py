@@ -164,10 +164,12 @@ class Shelf:
             self._temporary.move_to_end(conversation)
 
     def close(self) -> None:
-        """Blocks until all is written."""
-        if self._file:
+        """Blocks until all is written that can be. A second time does nothing."""
+        if self._file and not self._file.is_closed:
             self._file.run(self._bring_home_here).result()
             self._file.close()
+            if self._adrift:
+                log.error("%d conversations could not be written and are lost: %s", len(self._adrift), self._notice)
         self._memory.close()
 
     def _home(self, conversation: str) -> Database:

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 from server_manager.conversations.images import Image
 from server_manager.conversations.turn import Figures, Header, Turn, new_turn_id, title_of
@@ -126,11 +127,13 @@ def save(connection: sqlite3.Connection, draft: Draft) -> None:
         (head.id, head.owner, head.title, head.system_prompt, head.model, head.created or now, now),
     )
     owned(connection, head.id, head.owner)
-    is_new = connection.execute("SELECT 1 FROM turn WHERE id = ?", (draft.turn.id,)).fetchone() is None
+    is_new = not _has(connection, draft.turn.id)
     if is_new:
-        for before in draft.path:  # there already, unless the file has been lost meanwhile
-            put_turn(connection, head.id, before, only_new=True)
-        put_images(connection, head.id, draft.images.values())
+        if draft.path and not _has(connection, draft.path[-1].id):  # the file has been lost meanwhile
+            for before in draft.path:
+                put_turn(connection, head.id, before)
+            put_images(connection, head.id, draft.images.values())
+        put_images(connection, head.id, [draft.images[each] for each in draft.turn.images])
     put_turn(connection, head.id, draft.turn, unfinished=draft.unfinished)
     connection.execute("UPDATE conversation SET updated = ? WHERE id = ?", (now, head.id))
     if is_new:
@@ -142,19 +145,14 @@ def save(connection: sqlite3.Connection, draft: Draft) -> None:
         )
 
 
-def put_turn(
-    connection: sqlite3.Connection, conversation: str, turn: Turn, *, unfinished: bool = False, only_new: bool = False
-) -> None:
-    """Adds a turn, or (unless ``only_new``) changes what can change of it."""
-    then = "NOTHING" if only_new else (
-        "UPDATE SET unfinished = excluded.unfinished, note = excluded.note, figures = excluded.figures,"
-        " assistant = excluded.assistant, reasoning = excluded.reasoning"
-    )  # fmt: skip
+def put_turn(connection: sqlite3.Connection, conversation: str, turn: Turn, *, unfinished: bool = False) -> None:
+    """Adds a turn, or changes what can change of it."""
     figures = {name: value for name, value in asdict(turn.figures).items() if value is not None}
     connection.execute(
         f"INSERT INTO turn (conversation, unfinished, depth, {_TURN})"
         " VALUES (?, ?, 1 + coalesce((SELECT depth FROM turn WHERE id = ?), -1), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        f" ON CONFLICT (id) DO {then}",
+        " ON CONFLICT (id) DO UPDATE SET unfinished = excluded.unfinished, note = excluded.note,"
+        " figures = excluded.figures, assistant = excluded.assistant, reasoning = excluded.reasoning",
         (
             conversation, unfinished, turn.parent, turn.id, turn.parent, turn.user, json.dumps(turn.images),
             turn.assistant, turn.reasoning, turn.model, turn.note, turn.created, json.dumps(figures),
@@ -167,6 +165,10 @@ def put_images(connection: sqlite3.Connection, conversation: str, found: Iterabl
         "INSERT OR IGNORE INTO image (conversation, id, type, bytes) VALUES (?, ?, ?, ?)",
         [(conversation, image.id, image.type, image.data) for image in found],
     )
+
+
+def _has(connection: sqlite3.Connection, turn_id: str) -> bool:
+    return connection.execute("SELECT 1 FROM turn WHERE id = ?", (turn_id,)).fetchone() is not None
 
 
 def is_unfinished(connection: sqlite3.Connection, turn_id: str) -> bool:
@@ -228,11 +230,8 @@ def _numbered(title: str) -> str:
     return f"{stem} ({int(number) + 1})" if stem and title.endswith(")") and number.isdecimal() else f"{title} (2)"
 
 
-def _turn(row: Sequence[object]) -> Turn:
-    known = Turn(*row)  # type: ignore[arg-type]
-    figures = json.loads(row[-1])  # type: ignore[arg-type]
-    return replace(
-        known,
-        images=tuple(json.loads(row[3])),  # type: ignore[arg-type]
-        figures=Figures(**{name: value for name, value in figures.items() if name in _FIGURES}),
-    )
+def _turn(row: Sequence[Any]) -> Turn:
+    turn_id, parent, user, images, assistant, reasoning, model, note, created, figures = row
+    known = {name: value for name, value in json.loads(figures).items() if name in _FIGURES} if figures != "{}" else {}
+    ids = tuple(json.loads(images)) if images != "[]" else ()
+    return Turn(turn_id, parent, user, ids, assistant, reasoning, model, note, created, Figures(**known))
