@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from server_manager import ChatRequest, DoneFrame, ProgressFrame, ServerManagerError, TextFrame, TurnFrame
+from webui.body_limit import LimitedRoute
 from webui.context import AppContext
 from webui.conversation_routes import Text
 from webui.errors import error_dict
@@ -20,7 +21,7 @@ from webui.rest import AnyUser, Context
 from webui.snapshot import status_dict, without_command
 
 log = logging.getLogger(__name__)
-router = APIRouter()
+router = APIRouter(route_class=LimitedRoute)
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 
 

@@ -18,9 +18,10 @@ from server_manager import (
     conversation_file_name,
     turn_dict,
 )
+from webui.body_limit import LimitedRoute
 from webui.rest import AnyUser, Context
 
-router = APIRouter()
+router = APIRouter(route_class=LimitedRoute)
 MAX_TEXT_CHARS = 2_000_000
 _PRIVATE = {"Cache-Control": "no-store"}
 _FOR_GOOD = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}

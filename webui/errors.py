@@ -16,6 +16,7 @@ _STATUS = {
     "unknown_leftover": 404,
     "not_found": 404,
     "not_kept": 404,
+    "too_large": 413,
     "not_allowed": 409,
     "invalid_model": 422,
     "insufficient_memory": 409,

@@ -26,6 +26,8 @@ def test_other_sites_change_nothing(app: DeckApp, browser: httpx.Client, headers
             ("PUT", "/api/source"),
             ("DELETE", "/api/models/quick"),
             ("POST", "/api/chat"),
+            ("PATCH", "/api/conversations/conversation-1"),
+            ("DELETE", "/api/conversations"),
             ("POST", "/gradio_api/queue/join"),
             ("POST", "/login"),
             ("POST", "/logout"),

@@ -24,7 +24,8 @@ class OpenAnswer:
 
     def __init__(self, app: DeckApp, model: str) -> None:
         self.lines: list[str] = []
-        body = {"conversation": f"conversation-{id(self)}", "model": model, "text": "Hello"}
+        self.conversation = f"conversation-{id(self)}"
+        body = {"conversation": self.conversation, "model": model, "text": "Hello"}
 
         def read() -> None:
             try:
