@@ -24,7 +24,8 @@ from webui.rest import AnyUser, Context
 router = APIRouter(route_class=LimitedRoute)
 MAX_TEXT_CHARS = 2_000_000
 _PRIVATE = {"Cache-Control": "no-store"}
-_FOR_GOOD = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+_IMAGE = {"Cache-Control": "private, max-age=600", "X-Content-Type-Options": "nosniff"}
+"""It never changes, but a browser must not hold for long what may be deleted for good."""
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 
 
@@ -119,7 +120,7 @@ async def export(
 async def image(conversation_id: str, image_id: str, context: Context, user: AnyUser) -> Response:
     """An image of a question; its id is made from its bytes, so it never changes."""
     found = await context.conversations.image(conversation_id, user.name, image_id)
-    return Response(found.data, media_type=found.type, headers=_FOR_GOOD)
+    return Response(found.data, media_type=found.type, headers=_IMAGE)
 
 
 @router.delete("/api/conversations/{conversation_id}")

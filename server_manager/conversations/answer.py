@@ -33,7 +33,7 @@ class KeptAnswer:
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._saving: Future[None] | None = None
-        self._saved_at = 0.0
+        self._saved_at = float("-inf")
 
     @property
     def turn(self) -> str:

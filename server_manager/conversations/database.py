@@ -7,6 +7,7 @@ under another name, never deleted, and a new one begun.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import sqlite3
 import threading
@@ -62,7 +63,15 @@ class Database:
         return self._readers.submit(self._read, work)
 
     def write_here(self, work: Work[T]) -> T:
-        """``write`` for who is in its thread already."""
+        """``write`` for who is in its thread already. Where the file is damaged, it is done in the new one."""
+        try:
+            return self._write(work)
+        except StateDirError as error:
+            if not error.facts.get("put_aside"):
+                raise
+            return self._write(work)
+
+    def _write(self, work: Work[T]) -> T:
         try:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")
@@ -166,7 +175,7 @@ class Database:
         if code in _DAMAGED and self._path is not None and generation in (None, self._generation):
             return self._put_aside(self._path, error)
         what, remedy = str(error), "Give this user the right to write there"
-        if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (28, 122):
+        if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             what, remedy = "the disk is full", "Free some space on that disk"
         elif code in _LOCKED:
             what, remedy = "another program holds the file", "End what has it open"
@@ -198,6 +207,7 @@ class Database:
             f"{path} with the conversations is damaged ({error}). It is kept as {aside.name}, and a new one is begun.",
             f"What can be saved is read by: sqlite3 {aside} .recover",
             path=str(path),
+            put_aside=aside.name,
         )
         self._on_damage(str(told))
         return told

@@ -60,6 +60,8 @@ class ConversationStore:
         self._shelf = Shelf(path, notices if notices is not None else [])
         self.presets = Presets(self._shelf)
         self._writings: dict[str, Writing] = {}
+        self._deleting: set[str] = set()
+        """Whose conversations are all being deleted."""
         self._retrying: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -89,6 +91,8 @@ class ConversationStore:
         """
         _check_id(conversation)
         await self._settled(conversation)
+        if owner in self._deleting:
+            raise NotAllowed("Your conversations are being deleted.", "Send again in a moment.")
         found = self._writings[conversation] = Writing(self._shelf, conversation, owner, keep=keep)
         try:
             yield found
@@ -136,8 +140,11 @@ class ConversationStore:
             siblings = tree.siblings(connection, conversation)
             return head, turns, tuple(siblings[turn.parent] for turn in turns)
 
-        head, turns, siblings = await self._shelf.read(conversation, view)
-        writing = self._writings.get(conversation)
+        while True:
+            writing = self._writings.get(conversation)
+            head, turns, siblings = await self._shelf.read(conversation, view)
+            if self._writings.get(conversation) is writing:  # else its last word was saved behind our back
+                break
         if writing and writing.answer and turns and turns[-1].id == writing.answer.turn:
             content, reasoning = writing.answer.text  # newer than what was saved last
             turns = (*turns[:-1], replace(turns[-1], assistant=content, reasoning=reasoning))
@@ -245,14 +252,20 @@ class ConversationStore:
     async def delete(self, conversation: str, owner: str) -> None:
         """For good. Raises ``NotAllowed`` while it is answered, and ``StateDirError``: then it is still there."""
         await self.look(conversation, owner)
-        await self._settled(conversation)
-        await asyncio.wrap_future(self._shelf.delete([conversation]))
+        async with self.writing(conversation, owner):  # an answer that begins meanwhile would bring it back
+            await asyncio.wrap_future(self._shelf.delete([conversation]))
 
     async def delete_all(self, owner: str) -> int:
         """All of the user's, temporary ones too; their number. Raises as ``delete``, with nothing deleted."""
-        for conversation in [each for each, writing in self._writings.items() if writing.owner == owner]:
-            await self._settled(conversation)
-        return await asyncio.wrap_future(self._shelf.delete_all(owner))
+        if owner in self._deleting:
+            raise NotAllowed("Your conversations are being deleted.", "Wait a moment.")
+        self._deleting.add(owner)  # an answer that begins meanwhile would bring its conversation back
+        try:
+            for conversation in [each for each, writing in self._writings.items() if writing.owner == owner]:
+                await self._settled(conversation)
+            return await asyncio.wrap_future(self._shelf.delete_all(owner))
+        finally:
+            self._deleting.discard(owner)
 
 
 class Writing:

@@ -184,6 +184,21 @@ async def test_nobody_sees_what_is_somebody_elses(kept: Kept) -> None:
     assert await kept.said() == [("one", "yes")]
 
 
+async def test_deletion_is_not_undone_by_a_question_of_the_same_moment(kept: Kept) -> None:
+    await kept.ask("one")
+    deleting = asyncio.create_task(kept.store.delete(ID, "anna"))
+    asking = asyncio.create_task(kept.ask("two"))
+    await asyncio.gather(deleting, asking, return_exceptions=True)
+    assert ("one", "yes") not in await kept.said() or deleting.exception()
+    await kept.ask("one", conversation="conversation-2")
+    deleting_all = asyncio.create_task(kept.store.delete_all("anna"))
+    await asyncio.sleep(0)
+    with pytest.raises(NotAllowed, match="being deleted"):
+        await kept.ask("two", conversation="conversation-2")
+    await deleting_all
+    assert await kept.turns("conversation-2") == ()
+
+
 @pytest.mark.parametrize("bad", ["", "short", "x" * 65, "../etc/passwd", "a b c d e f"])
 async def test_malformed_ids_are_refused(kept: Kept, bad: str) -> None:
     for refused in (kept.store.look(bad, "anna"), kept.store.delete(bad, "anna"), kept.ask("x", conversation=bad)):
