@@ -81,11 +81,11 @@ class Database:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            if self._purge_due:
-                self._purge(connection)
-            return found
         except (sqlite3.Error, OSError) as error:
             raise self._explained(error) from error
+        if self._purge_due:
+            self.purge_here()
+        return found
 
     def purge_here(self) -> None:
         """Makes what was deleted unreadable in the files, too. In the thread that writes.

@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 import secrets
 import sqlite3
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from server_manager.conversations import question as questions
 from server_manager.conversations import search, tree
-from server_manager.conversations.answer import KeptAnswer
 from server_manager.conversations.images import Image
 from server_manager.conversations.presets import Presets
 from server_manager.conversations.question import Question, Wanted
 from server_manager.conversations.search import Listed
 from server_manager.conversations.shelf import Shelf
-from server_manager.conversations.tree import Draft, Dump
-from server_manager.conversations.turn import Header, Turn, new_turn_id, title_of
+from server_manager.conversations.tree import Dump
+from server_manager.conversations.turn import Header, Turn, title_of
+from server_manager.conversations.writing import Writing, place
 from server_manager.errors import NotAllowed, NotKept, StateDirError
 
-log = logging.getLogger(__name__)
+__all__ = ["ConversationStore", "View", "Writing"]
 
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _RETRY_SECONDS = 15.0
@@ -156,7 +153,7 @@ class ConversationStore:
         Raises ``NotAllowed`` for somebody else's conversation, ``NotKept`` for turns and images it does not have.
         """
         _check_id(conversation)
-        return (await _place(self._shelf, conversation, owner, wanted))[1]
+        return (await place(self._shelf, conversation, owner, wanted))[1]
 
     async def listed(self, owner: str, query: str = "", limit: int = 500) -> list[Listed]:
         """The user's kept conversations, the newest first; with a ``query`` those whose title or texts hold each of
@@ -266,61 +263,6 @@ class ConversationStore:
             return await asyncio.wrap_future(self._shelf.delete_all(owner))
         finally:
             self._deleting.discard(owner)
-
-
-class Writing:
-    """One conversation while somebody asks in it."""
-
-    def __init__(self, shelf: Shelf, conversation: str, owner: str, *, keep: bool) -> None:
-        self._shelf = shelf
-        self._conversation = conversation
-        self.owner = owner
-        self._keep = keep
-        self._header = Header(conversation, owner)
-        self.answer: KeptAnswer | None = None
-        self.over = False
-        """Nothing comes any more; what came may still be on its way to the disk."""
-        self.released = asyncio.Event()
-
-    async def place(self, wanted: Wanted) -> Question:
-        """Finds the place of the question and loads what stands before it, once. Raises as the store's ``place``."""
-        self._shelf.touch(self._conversation)
-        head, question = await _place(self._shelf, self._conversation, self.owner, wanted)
-        if head is not None:
-            self._header = head
-        elif not self._keep:
-            self._shelf.add_temporary(self._conversation)
-        return question
-
-    def begin(self, question: Question, system_prompt: str, model: str) -> KeptAnswer:
-        """The answer to a question, which is kept from its first text on."""
-        turn = Turn(
-            id=new_turn_id(),
-            parent=question.parent,
-            user=question.text,
-            images=question.images,
-            model=model,
-            created=time.time(),
-        )
-        head = replace(self._header, system_prompt=system_prompt, model=model)
-        draft = Draft(head, question.path, turn, unfinished=True, images=question.known_images)
-        self.answer = KeptAnswer(draft, self._shelf.save)
-        return self.answer
-
-
-async def _place(shelf: Shelf, conversation: str, owner: str, wanted: Wanted) -> tuple[Header | None, Question]:
-    def find(connection: sqlite3.Connection) -> tuple[Header | None, Question]:
-        if tree.header(connection, conversation) is None:
-            return None, questions.first(wanted)
-        head = tree.owned(connection, conversation, owner)
-        return head, questions.place(connection, head, wanted)
-
-    try:
-        return await shelf.read(conversation, find)
-    except StateDirError:
-        if wanted.again is not None or wanted.parent:
-            raise  # to answer without what was said before would be no answer
-        return None, questions.first(wanted)
 
 
 def _check_id(conversation: str) -> None:
