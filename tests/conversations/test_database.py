@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from conftest import ID, Kept
+from kept import ID, Kept
 
 from server_manager.conversations import database, schema, shelf
 from server_manager.conversations.presets import Preset

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import ID, Kept
-from test_images import PNG
+from kept import ID, PNG, Kept
 
 from server_manager.conversations.export import as_json, as_markdown, file_name
 

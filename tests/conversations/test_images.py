@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-
 import pytest
-from conftest import ID, Kept
+from kept import GIF, ID, PNG, Kept, url_of
 
 from server_manager.conversations import images
 from server_manager.conversations.images import read_images
 from server_manager.conversations.question import Wanted
 from server_manager.errors import NotAllowed, NotKept
-
-
-def url_of(data: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-PNG = url_of(b"\x89PNG\r\n\x1a\n" + b"pixels")
-GIF = url_of(b"GIF89a...", "image/gif")
 
 
 @pytest.mark.parametrize(

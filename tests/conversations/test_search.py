@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ID, Kept
+from kept import ID, Kept
 
 TITLES = {
     "conversation-1": ("Trees in winter", "They lose their leaves."),

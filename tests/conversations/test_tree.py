@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import asdict
 
 import pytest
-from conftest import ID, Kept
+from kept import ID, Kept
 
 from server_manager.conversations import tree
 from server_manager.conversations.question import Wanted
