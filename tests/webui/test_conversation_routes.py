@@ -18,8 +18,13 @@ PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n pixels").d
 
 @pytest.fixture(scope="module")
 def echo(app: DeckApp) -> Iterator[DeckApp]:
-    """The app, with the model ``echo`` up: it answers with the request that it gets."""
+    """The app, with the model ``echo`` up: it can see, and answers with the request that it gets."""
+    weights = app.place.models_dir / "echo-weights"
+    weights.mkdir()
+    (weights / "config.json").write_text(json.dumps({"max_position_embeddings": 4096, "vision_config": {"depth": 1}}))
     app.place.add_model("echo", echo=1)
+    file = app.place.models_dir / "echo.yaml"
+    file.write_text(file.read_text().replace(str(app.place.weights), str(weights)))
     app.start("echo")
     yield app
     app.post("/api/servers/echo/stop")
