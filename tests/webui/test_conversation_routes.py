@@ -18,16 +18,16 @@ PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n pixels").d
 
 @pytest.fixture(scope="module")
 def echo(app: DeckApp) -> Iterator[DeckApp]:
-    """The app, with the model ``echo`` up: it can see, and answers with the request that it gets."""
-    weights = app.place.models_dir / "echo-weights"
+    """The app, with the model ``mirror`` up: it can see, and answers with the request that it gets."""
+    weights = app.place.models_dir / "mirror-weights"
     weights.mkdir()
     (weights / "config.json").write_text(json.dumps({"max_position_embeddings": 4096, "vision_config": {"depth": 1}}))
-    app.place.add_model("echo", echo=1)
-    file = app.place.models_dir / "echo.yaml"
+    app.place.add_model("mirror", echo=1)
+    file = app.place.models_dir / "mirror.yaml"
     file.write_text(file.read_text().replace(str(app.place.weights), str(weights)))
-    app.start("echo")
+    app.start("mirror")
     yield app
-    app.post("/api/servers/echo/stop")
+    app.post("/api/servers/mirror/stop")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def conversation() -> str:
 
 def ask(app: DeckApp, conversation: str, text: str = "Hello", **more: object) -> tuple[str, list[dict[str, Any]]]:
     """The turn's id, and the messages that the model was sent."""
-    frames = app.chat("echo", text, conversation=conversation, **more)
+    frames = app.chat("mirror", text, conversation=conversation, **more)
     assert frames[-1]["type"] == "done", frames[-1]
     turn = next(frame for frame in frames if frame["type"] == "turn")
     return turn["turn"], json.loads(text_of(frames))["messages"]
@@ -53,11 +53,11 @@ def test_turns_with_alternatives(echo: DeckApp, conversation: str) -> None:
     third, messages = ask(echo, conversation, again=second)
     assert [message["content"] for message in messages if message["role"] == "user"] == ["one", "two"]
     found = echo.get(f"/api/conversations/{conversation}")
-    assert (found["id"], found["title"], found["model"], found["busy"]) == (conversation, "one", "echo", False)
+    assert (found["id"], found["title"], found["model"], found["busy"]) == (conversation, "one", "mirror", False)
     assert [turn["id"] for turn in found["turns"]] == [first, third]
     assert [turn["siblings"] for turn in found["turns"]] == [[first], [second, third]]
     turn = found["turns"][1]
-    assert (turn["user"], turn["parent"], turn["model"], turn["note"]) == ("two", first, "echo", "")
+    assert (turn["user"], turn["parent"], turn["model"], turn["note"]) == ("two", first, "mirror", "")
     assert turn["completion_tokens"] > 0
     assert turn["finish_reason"] == "stop"
     assert set(turn) >= {"prompt_tokens", "reasoning_tokens", "reasoning_s", "first_token_s", "tokens_per_second"}
@@ -69,16 +69,16 @@ def test_turns_with_alternatives(echo: DeckApp, conversation: str) -> None:
 
 
 def test_turn_frame_says_where_the_answer_goes(echo: DeckApp, conversation: str) -> None:
-    frames = echo.chat("echo", conversation=conversation)
+    frames = echo.chat("mirror", conversation=conversation)
     assert frames[0] == {"type": "turn", "turn": frames[0]["turn"], "parent": None}
-    assert echo.chat("echo", conversation=conversation)[0]["parent"] == frames[0]["turn"]
+    assert echo.chat("mirror", conversation=conversation)[0]["parent"] == frames[0]["turn"]
 
 
 def test_list_search_rename_delete(echo: DeckApp, conversation: str) -> None:
     ask(echo, conversation, f"小猫 of {conversation}")
     (found,) = echo.get(f"/api/conversations?q={conversation}")
     assert (found["id"], found["title"], found["turns"]) == (conversation, f"小猫 of {conversation}", 1)
-    assert found["model"] == "echo"
+    assert found["model"] == "mirror"
     assert echo.get("/api/conversations")[0] == found, "the newest first"
     assert conversation in [each["id"] for each in echo.get("/api/conversations?q=小猫")]
     assert echo.get("/api/conversations?q=nosuchword") == []
@@ -114,7 +114,7 @@ def test_images_reach_the_model_and_come_back(echo: DeckApp, conversation: str) 
     _, messages = ask(echo, conversation, "And now?", images=[image])
     assert [len(message["content"]) for message in messages if message["role"] == "user"] == [2, 2]
     assert echo.get(f"/api/conversations/{conversation}/images/{'0' * 32}", 404)["error"]["code"] == "not_kept"
-    (error,) = echo.chat("echo", conversation=conversation, images=["data:image/png;base64,PGh0bWw+"])
+    (error,) = echo.chat("mirror", conversation=conversation, images=["data:image/png;base64,PGh0bWw+"])
     assert (error["type"], error["code"]) == ("error", "not_allowed")
 
 
@@ -141,7 +141,7 @@ def test_temporary_conversation_is_in_no_list(echo: DeckApp, conversation: str) 
 @pytest.mark.parametrize(("change", "code"), [({"parent": "nosuch"}, "not_kept"), ({"again": "nosuch"}, "not_kept")])
 def test_turns_that_are_not_there(echo: DeckApp, conversation: str, change: dict[str, str], code: str) -> None:
     ask(echo, conversation)
-    (error,) = echo.chat("echo", conversation=conversation, **change)
+    (error,) = echo.chat("mirror", conversation=conversation, **change)
     assert (error["type"], error["code"]) == ("error", code)
     for act in ("select", "branch"):
         assert echo.post(f"/api/conversations/{conversation}/{act}", {"turn": "nosuch"}, status=404)
@@ -149,7 +149,7 @@ def test_turns_that_are_not_there(echo: DeckApp, conversation: str, change: dict
 
 
 def test_what_a_browser_may_send_is_limited(echo: DeckApp, conversation: str) -> None:
-    body = json.dumps({"conversation": conversation, "model": "echo", "text": "x" * (65 * 2**20)}).encode()
+    body = json.dumps({"conversation": conversation, "model": "mirror", "text": "x" * (65 * 2**20)}).encode()
     pieces = (body[at : at + 2**20] for at in range(0, len(body), 2**20))  # sent without a length
     for content in (body, pieces):
         answer = echo.http.post("/api/chat", content=content, headers={"Content-Type": "application/json"})
@@ -162,7 +162,7 @@ def test_what_a_browser_may_send_is_limited(echo: DeckApp, conversation: str) ->
 
 @pytest.mark.parametrize("text", ["\ud800", "null \x00 in it", "‮right to left", "😀" * 10])
 def test_odd_text_does_no_harm(echo: DeckApp, conversation: str, text: str) -> None:
-    body = json.dumps({"conversation": conversation, "model": "echo", "text": text})
+    body = json.dumps({"conversation": conversation, "model": "mirror", "text": text})
     answer = echo.http.post("/api/chat", content=body, headers={"Content-Type": "application/json"})
     if answer.status_code == 422:
         assert shown(echo, conversation) == []
