@@ -5,87 +5,155 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any
 
+import msgspec
+
+from server_manager.answer_text import AnswerText
+from server_manager.chat_events import ChatEvents
 from server_manager.chat_frames import DoneFrame, TextFrame
+from server_manager.chat_refusals import rejection
 from server_manager.client import ServerClient
 from server_manager.errors import RequestRejected, ServerManagerError, ServerUnreachable
 from server_manager.manager import Server
 from server_manager.server_state import ExitCause, ServerState
+from server_manager.upstream import Connections, UpstreamAnswer
 
 _END_PATIENCE = 15.0
 """How long an answer that broke off waits for its server's end: vLLM takes 5 s to exit when its engine has died."""
+_HEADERS = ((b"content-type", b"application/json"), (b"accept", b"text/event-stream"))
 
 
 class AnswerReader:
-    """Takes the tokens of one answer from vLLM as they come."""
+    """One answer. What comes is gathered as bytes and read when a frame is due: no task wakes up for a token.
 
-    def __init__(self, server: Server, client: ServerClient, body: Mapping[str, object]) -> None:
+    A task of its own holds the connection, since a stop of the server ends it by cancelling whoever holds that.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        client: ServerClient,
+        connections: Connections,
+        body: Mapping[str, Any],
+        *,
+        opens_thinking: bool = False,
+    ) -> None:
+        """Sends the request. ``opens_thinking``: the chat template writes the first ``<think>`` itself."""
         self._server = server
         self._client = client
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._news = asyncio.Event()
-        self._began = time.monotonic()
-        self._first_at: float | None = None
-        self._ended_at = 0.0
-        self._finish_reason: str | None = None
-        self._prompt_tokens: int | None = None
-        self._completion_tokens: int | None = None
-        self._task = asyncio.create_task(self._read(client, body), name=f"answer of {server.name}")
-        self._task.add_done_callback(self._over)
+        self._events = ChatEvents()
+        self._text = AnswerText(self._events, opens_thinking=opens_thinking)
+        self._answer: UpstreamAnswer | None = None
+        self._failure: ServerManagerError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._resting = False
+        self._over = asyncio.Event()
+        request = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        self._task = asyncio.create_task(
+            self._hold(connections, msgspec.json.encode(request)), name=f"answer of {server.name}"
+        )
+        self._task.add_done_callback(self._ended)
 
-    def _over(self, task: asyncio.Task[None]) -> None:
-        look_at(task)
-        self._news.set()
-
-    async def _read(self, client: ServerClient, body: Mapping[str, object]) -> None:
+    async def _hold(self, connections: Connections, request: bytes) -> None:
+        """The connection, until all of the answer has come. Raises what kept it from coming."""
         with self._server.stream_lease():
-            async with aclosing(client.stream_chat(body)) as deltas:
-                async for delta in deltas:
-                    self._finish_reason = delta.finish_reason or self._finish_reason
-                    if delta.prompt_tokens is not None:
-                        self._prompt_tokens = delta.prompt_tokens
-                        self._completion_tokens = delta.completion_tokens
-                    if not (delta.content or delta.reasoning):
-                        continue  # the first chunk only names the role: it must not use up the first frame
-                    if self._first_at is None:
-                        self._first_at = time.monotonic()
-                    self._content.append(delta.content)
-                    self._reasoning.append(delta.reasoning)
-                    self._news.set()
-        self._ended_at = time.monotonic()
+            async with connections.pass_on(self._client, "POST", "/v1/chat/completions", _HEADERS, request) as answer:
+                if answer.status != 200:
+                    raise rejection(answer.status, await answer.read_all())
+                self._answer = answer
+                answer.listen(self._news)
+                self._news()
+                await self._over.wait()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        look_at(task)
+        self._wake()
+
+    def _news(self) -> None:
+        """More has come, or the end."""
+        assert self._answer is not None
+        if self._answer.over or not self._resting:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     async def next_text(self) -> TextFrame | None:
         """Everything since the last frame, or ``None`` at the end. Raises what ended the answer too early."""
-        await self._news.wait()
-        if not self._content:
-            await self._raise_failure()  # only its end makes news without text
-            return None
-        frame = TextFrame("".join(self._content), "".join(self._reasoning))
-        self._content.clear()
-        self._reasoning.clear()
-        if not self._task.done():
-            self._news.clear()
-        return frame
+        while True:
+            if self._failure is None:
+                self._read()
+            if frame := self._text.take(last=self._is_over):
+                return frame
+            if self._is_over:
+                await self._raise_failure()
+                return None
+            await self._wait()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing more will come."""
+        return (
+            self._events.finished
+            or self._failure is not None
+            or self._task.done()
+            or (self._answer is not None and self._answer.over)
+        )
+
+    def _read(self) -> None:
+        if self._answer is None:
+            return
+        if data := self._answer.take():
+            try:
+                self._text.feed(data)
+            except ServerManagerError as error:
+                self._failure = error
+        if self._is_over:
+            self._text.end()
+            self._over.set()
 
     async def pause(self, seconds: float) -> None:
         """Until the next frame is due, or the answer is over."""
-        await asyncio.wait({self._task}, timeout=seconds)
+        if self._is_over:
+            return
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake)
+        self._resting = True
+        try:
+            await self._wait()
+        finally:
+            self._resting = False
+            timer.cancel()
 
     async def _raise_failure(self) -> None:
-        """Nothing, where the reading went well to its end."""
-        if self._task.cancelled():
+        """Nothing, where the answer is whole."""
+        if self._failure is None and self._events.finished:
+            return
+        if self._failure is None and self._task.cancelled():
             raise self._stopped()
-        match self._task.exception():
+        error: BaseException | None = self._failure
+        if error is None and self._task.done():
+            error = self._task.exception()
+        match error:
             case None:
-                return
-            case ServerUnreachable() as error:
+                # An API server that is killed closes the socket like one that is done; only [DONE] tells them apart.
+                broken = ServerUnreachable(
+                    "The answer broke off: the server closed the connection.", base_url=self._client.base_url
+                )
+                raise await self._why_broken(broken) from None
+            case ServerUnreachable():
                 raise await self._why_broken(error) from error
-            case RequestRejected() as error if error.facts.get("status") == 500:
+            case RequestRejected() if error.facts.get("status") == 500:
                 raise await self._why_broken(error) from error  # vLLM says so when its engine dies
-            case error:
+            case _:
                 raise error
 
     async def _why_broken(self, error: ServerManagerError) -> ServerManagerError:
@@ -120,20 +188,15 @@ class AnswerReader:
 
     def close(self) -> None:
         """Closes the connection, which aborts the request in vLLM."""
-        self._task.cancel()
+        self._text.end()
+        if self._events.finished:
+            self._over.set()  # whole: the connection is good for another answer
+        else:
+            self._task.cancel()
 
     def done(self) -> DoneFrame:
-        """The figures of the whole answer."""
-        rate = None
-        if self._first_at is not None and self._completion_tokens and self._completion_tokens > 1:
-            rate = (self._completion_tokens - 1) / max(self._ended_at - self._first_at, 1e-6)
-        return DoneFrame(
-            finish_reason=self._finish_reason,
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._completion_tokens,
-            first_token_s=self._first_at - self._began if self._first_at is not None else None,
-            tokens_per_second=rate,
-        )
+        """The figures of the answer, as far as it has come."""
+        return self._text.figures()
 
 
 def look_at(task: asyncio.Future[Any]) -> None:

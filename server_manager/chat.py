@@ -1,9 +1,9 @@
 """From a question to the frames of its answer: the stations between the click and vLLM.
 
 ``ChatService.answer`` waits for the server (starting it where it is not up, with progress meanwhile), streams the
-answer as frames, and keeps the turn. A reader task takes every token as it comes; the frames are made from whatever
-has gathered, the first at once and later ones some 40 ms apart, so that a slow page or a burst of tokens costs frames
-and not time.
+answer as frames, and keeps the turn. What comes of the answer is gathered as it comes; the frames are made from
+whatever that is, the first at once and later ones some 40 ms apart, so that a slow page or a burst of tokens costs
+frames and not time.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from server_manager.conversations.turn import CURRENT_LEAF, STOPPED, Figures
 from server_manager.errors import ContextExceeded, NotAllowed, ServerManagerError
 from server_manager.manager import Server, ServerManager
 from server_manager.sampling import request_fields
+from server_manager.stream_pace import StreamPace, frame_seconds
+from server_manager.upstream import Connections
 
-_FRAME_INTERVAL = 0.04
-_CHATS_PER_INTERVAL = 32
-"""With more chats at once the frames come further apart in proportion: people read no faster for it."""
 _PROGRESS_INTERVAL = 1.0
 _TEMPLATE_TOKENS = 512
 """More than any chat template adds by itself (default system prompts, role marks)."""
@@ -64,7 +63,13 @@ class ChatService:
     def __init__(self, manager: ServerManager, conversations: ConversationStore) -> None:
         self._manager = manager
         self._conversations = conversations
+        self._connections = Connections()
+        self._pace = StreamPace()
         self._streaming = 0
+
+    def close(self) -> None:
+        """Closes the connections that wait for the next answer."""
+        self._connections.close()
 
     async def answer(self, request: ChatRequest, *, owner: str, may_start: bool) -> AsyncGenerator[Frame, None]:
         """Streams one answer. Closing the generator aborts the request in vLLM and keeps the text so far.
@@ -113,17 +118,22 @@ class ChatService:
             "messages": messages,
             **await _bounded(request_fields(dict(request.sampling)), messages, client, server.status.max_model_len),
         }
-        reader = AnswerReader(server, client, body)
+        pace_of = (server.name, server.status.ready_at)
+        if not server.status.attached:  # these fields are vLLM's own; another server may refuse what it does not know
+            body |= {"stream_interval": self._pace.stream_interval(pace_of), "return_token_ids": True}
+        reader = AnswerReader(server, client, self._connections, body)
         answer = writing.begin(question, request.system_prompt, request.model)
         self._streaming += 1
         note = STOPPED
         try:
             yield TurnFrame(answer.turn, answer.parent)
             while frame := await reader.next_text():
+                if frame.recast:
+                    answer.recast()
                 answer.add(frame.content, frame.reasoning)
                 yield frame
                 answer.keep_up()
-                await reader.pause(_FRAME_INTERVAL * max(1.0, self._streaming / _CHATS_PER_INTERVAL))
+                await reader.pause(frame_seconds(self._streaming))
             note = ""
             done = reader.done()
             await answer.finish(_figures(done))
@@ -134,8 +144,11 @@ class ChatService:
         finally:
             self._streaming -= 1
             reader.close()
+            figures = reader.done()
+            if figures.tokens_per_second:
+                self._pace.learn(pace_of, figures.tokens_per_second)
             if note:
-                answer.close(note)
+                answer.close(note, _figures(figures))
 
 
 async def _wanted(request: ChatRequest) -> Wanted:

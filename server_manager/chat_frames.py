@@ -29,6 +29,10 @@ class TextFrame:
 
     content: str
     reasoning: str
+    tokens: int | None = None
+    """Of the answer so far, thinking included; ``None`` where the server does not say."""
+    recast: bool = False
+    """All content before this frame was reasoning: only its closing tag has told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,9 @@ class DoneFrame:
     tokens_per_second: float | None
     """After the first token."""
     reasoning_tokens: int | None = None
+    """By the server where it counts them, else by the chunks that they came in (which is right to within a chunk)."""
     reasoning_s: float | None = None
+    """From the first text of thinking to the first of the answer; ``None`` where it did not think."""
 
 
 Frame = ProgressFrame | TurnFrame | TextFrame | DoneFrame

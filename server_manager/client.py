@@ -1,55 +1,21 @@
 """HTTP to one OpenAI-compatible server; the only module that knows aiohttp and openai.
 
-Chat text takes the short way: aiohttp reads vLLM's server-sent events, msgspec decodes them into the few fields that
-are used. That costs about 13 microseconds a chunk, the ``openai`` package's typed stream ten times that; ``openai``
-serves what is not on that path.
+The text of chats and what passes the gateway does not come this way: see ``upstream.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from server_manager.errors import ContextExceeded, ManagerClosed, RequestRejected, ServerUnreachable
+from server_manager.chat_refusals import rejection
+from server_manager.errors import ManagerClosed, RequestRejected, ServerUnreachable
 
 _SHORT = aiohttp.ClientTimeout(total=5)
-# No total limit: an answer may take as long as it takes. The first request with a new option can compile for 12 s and
-# a long queue lasts longer, so a read may be silent for a good while too.
-_STREAM = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=600)
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta = msgspec.field(default_factory=_Delta)
-    finish_reason: str | None = None
-
-
-class _ErrorBody(msgspec.Struct):
-    message: str = ""
-    type: str | None = None
-    code: int | str | None = None
-    param: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: _ErrorBody | str | None = None
 
 
 class _ModelCard(msgspec.Struct):
@@ -65,19 +31,7 @@ class _TokenCount(msgspec.Struct):
     count: int
 
 
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_models = msgspec.json.Decoder(_ModelList).decode
-
-
-@dataclass(frozen=True, slots=True)
-class ChatDelta:
-    """One piece of an answer. The last one carries ``finish_reason``; the one after it the token counts."""
-
-    content: str = ""
-    reasoning: str = ""
-    finish_reason: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,40 +150,10 @@ class ServerClient:
             ) as response:
                 body = await response.read()
                 if response.status != 200:
-                    raise _rejection(response.status, body)
+                    raise rejection(response.status, body)
                 return body
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self.unreachable(error) from error
-
-    async def stream_chat(self, body: Mapping[str, Any]) -> AsyncGenerator[ChatDelta, None]:
-        """Streams one answer. Closing the generator closes the connection, which aborts the request in vLLM.
-
-        ``body`` is that of ``/v1/chat/completions`` without the streaming fields. Raises ``ContextExceeded``,
-        ``RequestRejected`` or ``ServerUnreachable`` (also in mid-answer, when the server goes away).
-        """
-        request = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        headers = {**self.headers, "Content-Type": "application/json"}
-        finished = False
-        try:
-            async with self.session.http.post(
-                f"{self.base_url}/v1/chat/completions",
-                data=msgspec.json.encode(request),
-                headers=headers,
-                timeout=_STREAM,
-            ) as response:
-                if response.status != 200:
-                    raise _rejection(response.status, await response.read())
-                async with aclosing(_events(response.content)) as events:
-                    async for data in events:
-                        if data == b"[DONE]":
-                            finished = True
-                            break
-                        yield _delta(data)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self.unreachable(error) from error
-        if not finished:
-            # An API server that is killed closes the socket like one that is done; only [DONE] tells them apart.
-            raise ServerUnreachable("The answer broke off: the server closed the connection.", base_url=self.base_url)
 
     async def stream_with_openai(
         self, model: str, messages: Sequence[Mapping[str, str]], fields: Mapping[str, float | int]
@@ -247,7 +171,7 @@ class ServerClient:
                         if chunk.choices and (text := chunk.choices[0].delta.content):
                             yield text
         except openai.APIStatusError as error:
-            raise _rejection(error.status_code, error.response.content) from error
+            raise rejection(error.status_code, error.response.content) from error
         except openai.APIConnectionError as error:
             raise self.unreachable(error) from error
         except openai.APIError as error:  # an error in mid-answer
@@ -261,73 +185,6 @@ class ServerClient:
         """A failed connection as our own error."""
         reason = str(error) or type(error).__name__
         return ServerUnreachable(f"The server at {self.base_url} does not answer ({reason}).", base_url=self.base_url)
-
-
-async def _events(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
-    """The data of each server-sent event. One network read may hold many events, or part of one."""
-    rest = b""
-    async for block in content.iter_any():
-        *events, rest = (rest + block).replace(b"\r\n", b"\n").split(b"\n\n")
-        for event in events:
-            if data := _data_of(event):
-                yield data
-    if _data_of(rest) == b"[DONE]":  # some servers end the stream without the empty line
-        yield b"[DONE]"
-
-
-def _data_of(event: bytes) -> bytes:
-    """The data of an event; comments (": keep-alive") have none."""
-    return b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
-
-
-def _delta(data: bytes) -> ChatDelta:
-    try:
-        chunk = _decode_chunk(data)
-    except msgspec.MsgspecError as error:
-        raise RequestRejected(f"The server sent something that is no chat chunk: {data[:200]!r}") from error
-    if chunk.error is not None:
-        # vLLM's answer has begun with status 200 then; the error's own code tells more.
-        code = chunk.error.code if isinstance(chunk.error, _ErrorBody) else None
-        raise _from_error(code if isinstance(code, int) else 500, chunk.error, "The answer broke off")
-    choice = chunk.choices[0] if chunk.choices else None
-    delta = choice.delta if choice else _Delta()
-    return ChatDelta(
-        content=delta.content or "",
-        reasoning=delta.reasoning or delta.reasoning_content or "",
-        finish_reason=choice.finish_reason if choice else None,
-        prompt_tokens=chunk.usage.prompt_tokens if chunk.usage else None,
-        completion_tokens=chunk.usage.completion_tokens if chunk.usage else None,
-    )
-
-
-def _rejection(status: int, body: bytes) -> RequestRejected | ContextExceeded:
-    try:
-        error = msgspec.json.decode(body, type=_Chunk).error
-    except msgspec.MsgspecError:
-        error = None
-    return _from_error(status, error or body.decode("utf-8", "replace")[:500] or f"HTTP status {status}")
-
-
-def _from_error(
-    status: int, error: _ErrorBody | str, what: str = "The server refused the request"
-) -> RequestRejected | ContextExceeded:
-    """Our error for an error body of vLLM (``{"error": {"message", "type", "param", "code"}}``)."""
-    body = error if isinstance(error, _ErrorBody) else _ErrorBody(message=error)
-    if body.param == "input_tokens" or "maximum context length" in body.message:
-        words = (word.strip("().:;") for word in body.message.replace(",", "").split())
-        numbers = [int(word) for word in words if word.isdecimal()]
-        return ContextExceeded(
-            "This conversation is longer than the model's context.",
-            "Clear it, shorten the message, or start the model with a larger --max-model-len.",
-            max_model_len=numbers[0] if numbers else None,
-            prompt_tokens=numbers[1] if len(numbers) > 1 else None,
-        )
-    next_step = {
-        401: "The API key is missing or wrong.",
-        404: "The server serves another model; see its served-model-name.",
-        503: "Its queue is full or its engine has died; see the server's log.",
-    }.get(status, "")
-    return RequestRejected(f"{what}: {body.message}", next_step, status=status, type=body.type)
 
 
 def _parse_metrics(text: str) -> ServerMetrics:

@@ -1,8 +1,8 @@
-"""A request passed on to a server as it is, and its answer as it comes: for the gateway.
+"""A request passed on to a server as it is, and its answer as it comes: for the gateway and the chat.
 
 On bare connections with httptools, the parser of our own HTTP server, instead of aiohttp: thousands of chunks a second
 pass here, each on its own way from the socket to the client, and what a client library does around each of them costs
-as much as all the rest. Only what a gateway needs is here: no redirects, no cookies, no decompression, no proxies.
+as much as all the rest. Only what these two need is here: no redirects, no cookies, no decompression, no proxies.
 """
 
 from __future__ import annotations
@@ -105,10 +105,21 @@ class UpstreamAnswer:
     """Status and headers as the server sent them; the body as it comes, not decompressed."""
 
     def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
         self.status = connection.status
         self.headers: Headers = connection.headers
         self.read = connection.read
         """All of the body that has come, empty at its end. Raises ``ServerUnreachable`` where it breaks off."""
+
+        self.listen = connection.listen
+        """Has a function called whenever more of the body has come, and at its end; for ``take``."""
+        self.take = connection.take
+        """What of the body has come, without waiting: empty where nothing new has."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come, be it since it is whole or since the connection broke."""
+        return self._connection.over
 
     async def read_all(self) -> bytes:
         """The rest of the body."""
@@ -124,6 +135,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
+        self._listener: Callable[[], None] | None = None
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self.lost: Exception | None = None
@@ -162,6 +174,10 @@ class _Connection(asyncio.Protocol):
                     "The answer broke off: the server closed the connection.", reason=str(self.lost)
                 )
             await self._news()
+        return self.take()
+
+    def take(self) -> bytes:
+        """See ``UpstreamAnswer.take``."""
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._unread = 0
@@ -170,6 +186,15 @@ class _Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
+    def listen(self, listener: Callable[[], None]) -> None:
+        """See ``UpstreamAnswer.listen``."""
+        self._listener = listener
+
+    @property
+    def over(self) -> bool:
+        """See ``UpstreamAnswer.over``."""
+        return self._complete or self.lost is not None
+
     @property
     def reusable(self) -> bool:
         """Whether the answer was read to its end and the connection stays open."""
@@ -177,11 +202,13 @@ class _Connection(asyncio.Protocol):
 
     def rest(self, forget: Callable[[], None]) -> None:
         """Keeps it open for a while; then calls ``forget``."""
+        self._listener = None
         self._timer = self._loop.call_later(_IDLE_S, forget)
 
     def close(self) -> None:
         """Closes it, which aborts a request that is not answered yet."""
         self._stop_timer()
+        self._listener = None
         self.lost = self.lost or ConnectionResetError("closed")
         self._transport.abort()
 
@@ -198,7 +225,9 @@ class _Connection(asyncio.Protocol):
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._listener is not None:
+            self._listener()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     # What the loop tells

@@ -258,19 +258,24 @@ class Answer:
         self.x.start_stream()
         if self.chat:
             first = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-            send({**self.head, "choices": [first]})
+            prompt = {"prompt_token_ids": list(range(self.prompt_tokens))} if "return_token_ids" in self.request else {}
+            send({**self.head, "choices": [first], **prompt})
         held: list[tuple[str, str]] = []
         for index, token in enumerate(self.tokens):
             if not await self.server.pace(self.x, index, began):
                 raise ConnectionResetError
             held.append(token)
             last = index == len(self.tokens) - 1
-            ready = index == 0 or len(held) >= self.server.args.stream_interval or last
+            interval = max(self.server.args.stream_interval, self.request.get("stream_interval") or 1)
+            ready = index == 0 or len(held) >= interval or last
             if not ready and self.tokens[index + 1][0] == token[0]:
                 continue
             text = "".join(part for _, part in held)
+            choice = self.choice(token[0], text, self.finish if last else None)
+            if self.request.get("return_token_ids"):
+                choice["token_ids"] = list(range(len(held)))
             held.clear()
-            event = {**self.head, "choices": [self.choice(token[0], text, self.finish if last else None)]}
+            event = {**self.head, "choices": [choice]}
             if options.get("continuous_usage_stats"):
                 event["usage"] = self.usage(index + 1)
             send(event)

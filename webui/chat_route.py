@@ -83,13 +83,18 @@ async def _lines(
 
 def _line(frame: TextFrame | TurnFrame | ProgressFrame | DoneFrame) -> bytes:
     if isinstance(frame, TextFrame):
-        return _encode({"type": "text", "content": frame.content, "reasoning": frame.reasoning})
+        return _encode_text(frame)
     if isinstance(frame, TurnFrame):
         return _encode({"type": "turn", "turn": frame.turn, "parent": frame.parent})
     if isinstance(frame, ProgressFrame):
         status = without_command(status_dict(frame.status))
         return _encode({"type": "progress", "waited_s": round(frame.elapsed_s, 1), "status": status})
     return _encode({"type": "done", **msgspec.to_builtins(frame)})
+
+
+def _encode_text(frame: TextFrame) -> bytes:
+    found = {"type": "text", "content": frame.content, "reasoning": frame.reasoning, "tokens": frame.tokens}
+    return _encode(found | {"recast": True} if frame.recast else found)
 
 
 def _encode(frame: dict[str, Any]) -> bytes:

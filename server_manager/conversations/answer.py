@@ -61,6 +61,11 @@ class KeptAnswer:
         self._content.append(content)
         self._reasoning.append(reasoning)
 
+    def recast(self) -> None:
+        """All content so far turns out to have been reasoning."""
+        self._reasoning.extend(self._content)
+        self._content.clear()
+
     def keep_up(self) -> None:
         """Saves what there is, if that is due. To be called when the text has been passed on: saving comes second."""
         now = time.monotonic()
@@ -70,14 +75,13 @@ class KeptAnswer:
 
     async def finish(self, figures: Figures) -> None:
         """The answer is whole. Returns when it is saved, or after some patience."""
-        self._draft = replace(self._draft, turn=replace(self._draft.turn, figures=figures))
-        self.close("")
+        self.close("", figures)
         if self.saving:
             await asyncio.wait({asyncio.wrap_future(self.saving)}, timeout=_PATIENCE)
 
-    def close(self, note: str) -> None:
+    def close(self, note: str, figures: Figures | None = None) -> None:
         """The answer is over, for the reason that ``note`` says. Without any text of it nothing is kept."""
-        self._draft = replace(self._draft, turn=replace(self._draft.turn, note=note))
+        self._draft = replace(self._draft, turn=replace(self._draft.turn, note=note, figures=figures or Figures()))
         if any(self.text):
             self._save(unfinished=False)
 

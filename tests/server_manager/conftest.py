@@ -15,7 +15,7 @@ from processes import FAKE_VLLM, clear_and_report, fake_shared_memory
 from stage import Stage
 
 from server_manager import restart_policy, serving_watch
-from server_manager.client import ClientSession
+from server_manager.client import ClientSession, ServerClient
 from server_manager.settings import Settings
 
 
@@ -69,10 +69,23 @@ async def session() -> AsyncIterator[ClientSession]:
 
 
 @pytest.fixture
+async def stub() -> AsyncIterator[StubServer]:
+    async with StubServer() as found:
+        yield found
+
+
+@pytest.fixture
+def client(stub: StubServer, session: ClientSession) -> ServerClient:
+    """Of the stub."""
+    return ServerClient(session, stub.url, "key")
+
+
+@pytest.fixture
 async def deck(settings: Settings, session: ClientSession) -> AsyncIterator[Deck]:
     """A manager and a chat over the models of ``add_model``, without a GPU; closed after the test."""
     found = Deck(settings, session)
     yield found
+    found.chat.close()
     await found.manager.close()
 
 

@@ -69,7 +69,7 @@ async def test_first_text_comes_at_once(deck: Deck, add_model: AddModel) -> None
         deck.chat.answer(ChatRequest(CONVERSATION, "m", "hello"), owner=OWNER, may_start=True)
     ) as frames:
         assert isinstance(await anext(frames), TurnFrame)
-        assert await anext(frames) == TextFrame("word0 ", ""), "the second word is five seconds away"
+        assert await anext(frames) == TextFrame("word0 ", "", 1), "the second word is five seconds away"
 
 
 async def test_later_text_comes_in_frames(deck: Deck, add_model: AddModel) -> None:
