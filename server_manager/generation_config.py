@@ -45,7 +45,6 @@ def recommended_sampling(
 def recommended_for(spec: ModelSpec) -> Mapping[str, float]:
     """The same for a catalogue entry: its ``generation-config`` and ``override-generation-config`` count."""
     source = str(spec.options.get("generation-config", "auto"))
-    overrides = spec.options.get("override-generation-config")
     recommended: dict[str, float] = {}
     if source != "vllm":
         revision = spec.options.get("revision")
@@ -54,14 +53,18 @@ def recommended_for(spec: ModelSpec) -> Mapping[str, float]:
             revision=str(revision) if revision is not None and source == "auto" else None,
             env=spec.env,
         )
+    return recommended | overrides_of(spec)
+
+
+def overrides_of(spec: ModelSpec) -> dict[str, float]:
+    """The sampling that the entry's ``override-generation-config`` sets; empty where vLLM will refuse it."""
+    overrides = spec.options.get("override-generation-config")
     if isinstance(overrides, str):
         try:
             overrides = json.loads(overrides)
         except ValueError:
-            overrides = None  # vLLM will say so at its start
-    if isinstance(overrides, Mapping):
-        recommended |= _fields(overrides)
-    return recommended
+            return {}
+    return _fields(overrides) if isinstance(overrides, Mapping) else {}
 
 
 def context_length(model: str, *, revision: str | None = None, env: Mapping[str, str] | None = None) -> int | None:

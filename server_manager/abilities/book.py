@@ -1,0 +1,177 @@
+"""The abilities of the catalogue's models, read from their files and kept until one of those changes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from server_manager.abilities.chat_template import Template, read_template
+from server_manager.abilities.recommendations import per_mode
+from server_manager.abilities.sight import sees
+from server_manager.downloads import cached_file
+from server_manager.generation_config import overrides_of, recommended_for
+from server_manager.model_spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+_LARGEST_FILE = 32 * 2**20
+"""A ``tokenizer_config.json`` with all its added tokens has some megabytes at most."""
+_FILES = ("config.json", "params.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+_LOOK_SECONDS = 5.0
+"""How long what is known is not compared with the disk again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """Of one model. ``None``: its files are not on this machine, or do not tell."""
+
+    template: Template | None = None
+    vision: bool | None = None
+    thinking_sampling: Mapping[str, float] = field(default_factory=dict)
+    plain_sampling: Mapping[str, float] = field(default_factory=dict)
+    parses_thinking: bool = False
+    """Whether vLLM tells thinking apart itself (``--reasoning-parser``)."""
+
+    def template_kwargs(self, thinking: bool | None) -> dict[str, bool]:
+        """The request's ``chat_template_kwargs`` for a wish; empty for the template's own way."""
+        if thinking is None:
+            return {}
+        if self.template is None:  # nobody knows which it has; vLLM leaves out what a template does not use
+            return {"enable_thinking": thinking, "thinking": thinking}
+        return {} if self.template.switch is None else {self.template.switch: thinking}
+
+    def begins_inside(self, thinking: bool | None) -> bool:
+        """Whether answers begin within the thinking, without a tag, and vLLM leaves it in the text."""
+        if self.parses_thinking or self.template is None or not self.template.opens_thinking:
+            return False
+        return self.template.switch is None or thinking is True
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the REST interface."""
+        thinking = self.template and {
+            "switch": self.template.switch is not None,
+            "recommended": {"on": dict(self.thinking_sampling), "off": dict(self.plain_sampling)},
+        }
+        return {"thinking": thinking, "vision": self.vision}
+
+
+UNKNOWN = Abilities()
+
+_Stamps = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    spec: ModelSpec
+    stamps: _Stamps
+    looked_at: float
+    abilities: Abilities
+
+
+class AbilityBook:
+    """One for the whole app."""
+
+    def __init__(self, local_files: Callable[[ModelSpec], ModelSpec]) -> None:
+        """``local_files`` gives a spec with its model where its files are, if we made them."""
+        self._local_files = local_files
+        self._entries: dict[str, _Entry] = {}
+
+    def known(self, spec: ModelSpec) -> Abilities | None:
+        """What was read some seconds ago at most. Never blocks."""
+        entry = self._entries.get(spec.name)
+        if entry is None or entry.spec is not spec or time.monotonic() - entry.looked_at > _LOOK_SECONDS:
+            return None
+        return entry.abilities
+
+    def look(self, spec: ModelSpec) -> Abilities:
+        """Compares with the disk and reads what has changed. Blocks for a millisecond; to be called in a thread."""
+        if (found := self.known(spec)) is not None:
+            return found
+        local = self._local_files(spec)
+        paths = _paths(local)
+        stamps = _stamps(paths, local)
+        entry = self._entries.get(spec.name)
+        if entry is not None and entry.spec is spec and entry.stamps == stamps:
+            abilities = entry.abilities
+        else:
+            abilities = _read(local, paths)
+        self._entries[spec.name] = _Entry(spec, stamps, time.monotonic(), abilities)
+        return abilities
+
+
+def _read(spec: ModelSpec, paths: Mapping[str, Path]) -> Abilities:
+    config = _json(paths, "config.json") or _json(paths, "params.json")
+    template = read_template(
+        spec.options.get("chat-template"), lambda name: _text(paths, name), _json(paths, "tokenizer_config.json") or {}
+    )
+    if template is None and config is not None:
+        template = Template(None, opens_thinking=False)
+    model_type = config.get("model_type") if config else None
+    thinking, plain = per_mode(
+        model_type if isinstance(model_type, str) else None,
+        template is not None and template.switch is not None,
+        recommended_for(spec),
+        overrides_of(spec),
+    )
+    return Abilities(
+        template,
+        vision=None if config is None else sees(config, spec.options),
+        thinking_sampling=thinking,
+        plain_sampling=plain,
+        parses_thinking=bool(spec.options.get("reasoning-parser")),
+    )
+
+
+def _paths(spec: ModelSpec) -> dict[str, Path]:
+    revision, folder = spec.options.get("revision"), spec.options.get("download-dir")
+    env = {**spec.vllm_env, **({"HF_HUB_CACHE": str(folder)} if folder else {})}
+    found = {}
+    for name in _FILES:
+        if path := cached_file(spec.model, name, revision=None if revision is None else str(revision), env=env):
+            found[name] = path
+        elif name == "config.json":  # a model that is not here: the others need not be looked for
+            break
+    return found
+
+
+def _stamps(paths: Mapping[str, Path], spec: ModelSpec) -> _Stamps:
+    given = spec.options.get("chat-template")
+    own = [Path(given).expanduser()] if isinstance(given, str) and "{" not in given else []
+    found = []
+    for path in (*paths.values(), *own):
+        try:
+            stat = path.stat()
+            found.append((str(path), stat.st_mtime_ns, stat.st_size))
+        except OSError:
+            found.append((str(path), 0, 0))
+    return tuple(found)
+
+
+def _text(paths: Mapping[str, Path], name: str) -> str | None:
+    path = paths.get(name)
+    if path is None:
+        return None
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ValueError("the file is too large")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        log.warning("%s is not used: %s", path, error)
+        return None
+
+
+def _json(paths: Mapping[str, Path], name: str) -> Mapping[str, Any] | None:
+    text = _text(paths, name)
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        log.warning("%s is not used: %s", paths[name], error)
+        return None
+    return content if isinstance(content, dict) else None
