@@ -1,5 +1,6 @@
 """Runs vLLM: models, servers, telemetry and chat. Knows nothing of the page."""
 
+from server_manager.abilities.book import UNKNOWN as UNKNOWN_ABILITIES
 from server_manager.catalogue import Catalogue
 from server_manager.chat import ChatRequest, ChatService
 from server_manager.chat_frames import DoneFrame, ProgressFrame, TextFrame, TurnFrame
@@ -51,6 +52,7 @@ __all__ = [
     "SLEEP_AFTER_VARIABLE",
     "STOP_AFTER_VARIABLE",
     "SWITCHABLE_VARIABLE",
+    "UNKNOWN_ABILITIES",
     "Catalogue",
     "ChatError",
     "ChatRequest",

@@ -17,6 +17,7 @@ from server_manager.client import ServerClient
 from server_manager.errors import RequestRejected, ServerManagerError, ServerUnreachable
 from server_manager.manager import Server
 from server_manager.server_state import ExitCause, ServerState
+from server_manager.think_split import ThinkSplit
 from server_manager.upstream import Connections, UpstreamAnswer
 
 _END_PATIENCE = 15.0
@@ -36,14 +37,13 @@ class AnswerReader:
         client: ServerClient,
         connections: Connections,
         body: Mapping[str, Any],
-        *,
-        opens_thinking: bool = False,
+        split: ThinkSplit,
     ) -> None:
-        """Sends the request. ``opens_thinking``: the chat template writes the first ``<think>`` itself."""
+        """Sends the request; ``body`` is that of ``/v1/chat/completions`` without the fields for streaming."""
         self._server = server
         self._client = client
         self._events = ChatEvents()
-        self._text = AnswerText(self._events, opens_thinking=opens_thinking)
+        self._text = AnswerText(self._events, split)
         self._answer: UpstreamAnswer | None = None
         self._failure: ServerManagerError | None = None
         self._waiter: asyncio.Future[None] | None = None

@@ -12,10 +12,9 @@ from server_manager.think_split import ThinkSplit
 class AnswerText:
     """Gathers the pieces of an answer until they are taken as a frame."""
 
-    def __init__(self, events: ChatEvents, *, opens_thinking: bool = False) -> None:
-        """``opens_thinking``: the chat template writes the first ``<think>`` itself."""
+    def __init__(self, events: ChatEvents, split: ThinkSplit) -> None:
         self._events = events
-        self._split = ThinkSplit(thinking=opens_thinking)
+        self._split = split
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._recast = False

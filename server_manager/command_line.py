@@ -21,6 +21,7 @@ from server_manager.model_spec import check_name
 from server_manager.settings import (
     Settings,
     attach_api_key,
+    chats_per_user,
     default_models_dir,
     default_state_dir,
     default_vllm_command,
@@ -108,6 +109,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         attach=dict(args.attach),
         attach_api_key=attach_api_key(),
         gateway_wait=gateway_wait(),
+        chats_per_user=chats_per_user(),
     )
 
 

@@ -5,6 +5,7 @@
     ├── UnknownModel           no model of that name in the catalogue
     ├── UnknownLeftover        nothing of that id is left over (any more)
     ├── ManagerClosed          the app is shutting down
+    ├── TooManyAnswers         the user has as many answers going on as one may have
     ├── NotKept                no such conversation, turn, image or preset (any more)
     ├── NotAllowed             the request makes no sense for this server (stop on an attached one, …)
     ├── StateDirError          the state folder cannot be written (full disk, permissions, in use)
@@ -80,6 +81,12 @@ class NotAllowed(ServerManagerError):
     """The request makes no sense for this server in this state."""
 
     code = "not_allowed"
+
+
+class TooManyAnswers(ServerManagerError):
+    """The user has as many answers going on as one may have. Facts: ``most``."""
+
+    code = "too_many_answers"
 
 
 class NotKept(ServerManagerError):

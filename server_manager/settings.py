@@ -47,6 +47,10 @@ class Settings:
     log_interval: float = 5.0
     """Between two looks at the sizes of the logs."""
 
+    chats_per_user: int = 16
+    """How many answers on the page one user may have made at once, where there is a login (``DECK_CHATS_PER_USER``).
+    Without one all are the same user, whose machine it is."""
+
     gateway_wait: float = 600.0
     """How long a request to ``/v1`` waits for its server (``DECK_GATEWAY_WAIT``)."""
     gateway_silence: float = 4.0
@@ -116,6 +120,16 @@ def gateway_wait(env: Mapping[str, str] = os.environ) -> float:
     if not 0 < seconds < float("inf"):
         raise SpecError(f"DECK_GATEWAY_WAIT is {text!r}.", "Set it to a number of seconds.", key="DECK_GATEWAY_WAIT")
     return seconds
+
+
+def chats_per_user(env: Mapping[str, str] = os.environ) -> int:
+    """``$DECK_CHATS_PER_USER``. Raises ``SpecError`` where that is no whole number above 0."""
+    text = env.get("DECK_CHATS_PER_USER") or "16"
+    if not text.isdecimal() or int(text) < 1:
+        raise SpecError(
+            f"DECK_CHATS_PER_USER is {text!r}.", "Set it to a number of answers at once.", key="DECK_CHATS_PER_USER"
+        )
+    return int(text)
 
 
 def default_vllm_command(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -52,7 +52,9 @@ async def chat(question: Question, context: Context, user: AnyUser) -> Streaming
 
     A model that is not up is started first. Closing the connection aborts the request in vLLM.
     """
-    frames = _lines(context, chat_request(question), user.name, may_start=user.is_operator)
+    # Without a login everybody is the same user.
+    most = context.settings.chats_per_user if context.access.login_required else None
+    frames = _lines(context, chat_request(question), user.name, may_start=user.is_operator, most=most)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(frames, media_type="application/x-ndjson", headers=headers)
 
@@ -66,10 +68,11 @@ def chat_request(question: Question) -> ChatRequest:
 
 
 async def _lines(
-    context: AppContext, request: ChatRequest, owner: str, *, may_start: bool
+    context: AppContext, request: ChatRequest, owner: str, *, may_start: bool, most: int | None
 ) -> AsyncGenerator[bytes, None]:
     try:
-        async with aclosing(context.chat.answer(request, owner=owner, may_start=may_start)) as frames:
+        answer = context.chat.answer(request, owner=owner, may_start=may_start, most=most)
+        async with aclosing(answer) as frames:
             async for frame in frames:
                 yield _line(frame)
     except ServerManagerError as error:

@@ -21,6 +21,7 @@ _STATUS = {
     "invalid_model": 422,
     "insufficient_memory": 409,
     "context_exceeded": 422,
+    "too_many_answers": 429,
     "closing": 503,
     "state_dir": 507,
 }

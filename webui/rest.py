@@ -15,10 +15,12 @@ from pydantic import BaseModel, Field
 
 from server_manager import (
     SAMPLING_PARAMS,
+    UNKNOWN_ABILITIES,
     ModelSpec,
     NotAllowed,
     ServerExit,
     ServerState,
+    ServerStatus,
     defaults_for,
     parse_shell_line,
     recommended_for,
@@ -138,6 +140,7 @@ async def models(context: Context, user: AnyUser) -> dict[str, Any]:
     catalogue = context.manager.catalogue
     statuses = context.manager.statuses()
     specs = {spec.name: spec for spec in catalogue.specs()}
+    abilities = await context.chat.abilities.of(specs.values())
     return {
         "models": [
             {
@@ -146,6 +149,7 @@ async def models(context: Context, user: AnyUser) -> dict[str, Any]:
                 "source": specs[name].source if name in specs else None,
                 "trust_remote_code": specs[name].trust_remote_code if name in specs else None,
                 "warnings": specs[name].warnings if name in specs else (),
+                "abilities": abilities.get(name, UNKNOWN_ABILITIES).as_dict(),
                 "status": status_dict(status) if user.is_operator else without_command(status_dict(status)),
             }
             for name, status in statuses.items()
@@ -154,12 +158,20 @@ async def models(context: Context, user: AnyUser) -> dict[str, Any]:
     }
 
 
+async def _abilities(name: str, status: ServerStatus, context: AppContext) -> dict[str, Any]:
+    """Whether a model can think on demand, with the sampling for it, and see; null where that is not known."""
+    if status.attached or name not in context.manager.catalogue.names():
+        return UNKNOWN_ABILITIES.as_dict()
+    return (await context.chat.abilities.of([context.manager.catalogue.get(name)]))[name].as_dict()
+
+
 @router.get("/api/models/{name}")
 async def model(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     """One model: its file, the command it makes, and the sampling that its authors recommend."""
     status = context.manager.server(name).status
     limit = int(next(row.maximum for row in SAMPLING_PARAMS if row.name == "max_tokens"))
     known = {"name": name, "attached": status.attached, "context_length": None, "max_tokens_limit": limit}
+    known["abilities"] = await _abilities(name, status, context)
     if status.attached or name not in context.manager.catalogue.names():
         return known | {"sampling": defaults_for({})}
     spec = context.manager.catalogue.get(name)
@@ -224,6 +236,7 @@ async def one_server(name: str, context: Context, user: AnyUser) -> dict[str, An
     """One server: its state, address, command and, where it ended, how."""
     status = context.manager.server(name).status
     shown = for_operators(status_dict(status), status, context.manager.catalogue)
+    shown["abilities"] = await _abilities(name, status, context)
     return shown if user.is_operator else without_command(shown)
 
 

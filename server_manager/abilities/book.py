@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ class AbilityBook:
         self._local_files = local_files
         self._entries: dict[str, _Entry] = {}
 
+    async def of(self, specs: Iterable[ModelSpec]) -> dict[str, Abilities]:
+        """By name; what is not known is read in a thread."""
+        known = {spec.name: (spec, self.known(spec)) for spec in specs}
+        missing = [spec for spec, abilities in known.values() if abilities is None]
+        read = await asyncio.to_thread(lambda: {spec.name: self.look(spec) for spec in missing}) if missing else {}
+        return {name: read[name] if abilities is None else abilities for name, (_, abilities) in known.items()}
+
     def known(self, spec: ModelSpec) -> Abilities | None:
         """What was read some seconds ago at most. Never blocks."""
         entry = self._entries.get(spec.name)
@@ -105,7 +113,9 @@ class AbilityBook:
 
 
 def _read(spec: ModelSpec, paths: Mapping[str, Path]) -> Abilities:
-    config = _json(paths, "config.json") or _json(paths, "params.json")
+    config = _json(paths, "config.json")
+    if config is None:
+        config = _json(paths, "params.json")  # Mistral's own format
     template = read_template(
         spec.options.get("chat-template"), lambda name: _text(paths, name), _json(paths, "tokenizer_config.json") or {}
     )
@@ -134,7 +144,7 @@ def _paths(spec: ModelSpec) -> dict[str, Path]:
     for name in _FILES:
         if path := cached_file(spec.model, name, revision=None if revision is None else str(revision), env=env):
             found[name] = path
-        elif name == "config.json":  # a model that is not here: the others need not be looked for
+        elif name == "params.json" and not found:  # a model that is not here: the others need not be looked for
             break
     return found
 

@@ -25,7 +25,7 @@ class Template:
     switch: str | None
     """The variable that has the model think first or not; ``None`` where there is none."""
     opens_thinking: bool
-    """Whether the prompt ends with ``<think>``, so that answers begin inside."""
+    """Whether the prompt ends with ``<think>``, so that answers begin inside; where there is a switch: if it is on."""
 
 
 def read_template(option: object, read: ReadText, config: Mapping[str, Any]) -> Template | None:
@@ -50,12 +50,9 @@ def _uses(name: str, code: str) -> bool:
 
 
 def _opens_thinking(text: str) -> bool:
-    """Whether what is written for the answer's beginning ends with the tag.
-
-    Only where no variable decides: a template with a switch writes the tags to say that there is to be no thinking.
-    """
+    """Whether what is written for the answer's beginning can end with the tag."""
     _, found, end = text.rpartition("add_generation_prompt")
-    if not found or any(re.search(rf"(?<![\w.]){name}\b", end) for name in _SWITCHES):
+    if not found:
         return False
     strings = [string[1:-1] for block in _CODE.findall(end) for string in _STRING.findall(block)]
     plain = _CODE.sub("", end).strip()

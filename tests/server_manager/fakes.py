@@ -113,8 +113,9 @@ class Deck:
     ) -> Answer:
         """One whole answer."""
         answer = Answer()
+        most = fields.pop("most", None)
         request = ChatRequest(fields.pop("conversation", CONVERSATION), model, text, **fields)
-        async with aclosing(self.chat.answer(request, owner=owner, may_start=may_start)) as frames:
+        async with aclosing(self.chat.answer(request, owner=owner, may_start=may_start, most=most)) as frames:
             async for frame in frames:
                 answer.add(frame)
         return answer

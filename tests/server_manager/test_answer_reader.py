@@ -19,24 +19,25 @@ from server_manager.chat_events import ChatEvents
 from server_manager.chat_frames import TextFrame
 from server_manager.client import ClientSession, ServerClient
 from server_manager.errors import ContextExceeded, RequestRejected, ServerUnreachable
+from server_manager.think_split import ThinkSplit
 from server_manager.upstream import Connections
 
 BODY = {"model": "m", "messages": []}
 
 
 @contextmanager
-def reading(client: ServerClient, **more: Any) -> Iterator[AnswerReader]:
+def reading(client: ServerClient, *, inside: bool = False) -> Iterator[AnswerReader]:
     """An answer of a server that somebody else runs."""
     server: Any = SimpleNamespace(name="m", status=SimpleNamespace(attached=True), stream_lease=nullcontext)
     connections = Connections()
-    reader = AnswerReader(server, client, connections, BODY, **more)
+    reader = AnswerReader(server, client, connections, BODY, ThinkSplit(thinking=inside))
     with closing(connections), closing(reader):
         yield reader
 
 
-async def ask(client: ServerClient, **more: Any) -> Answer:
+async def ask(client: ServerClient, *, inside: bool = False) -> Answer:
     answer = Answer()
-    with reading(client, **more) as reader:
+    with reading(client, inside=inside) as reader:
         while frame := await reader.next_text():
             answer.add(frame)
         answer.add(reader.done())
@@ -169,7 +170,7 @@ async def test_thinking_in_the_text_is_told_apart(client: ServerClient, stub: St
     assert answer.done.reasoning_s is not None
     assert answer.done.reasoning_tokens is None, "nobody has said"
     stub.stream = sends(chunk(content="Hm."), chunk(content="\n</think>\nYes."), DONE)
-    answer = await ask(client, opens_thinking=True)
+    answer = await ask(client, inside=True)
     assert (answer.content, "".join(frame.reasoning for frame in answer.texts)) == ("Yes.", "Hm.")
 
 
@@ -181,8 +182,8 @@ async def test_closing_it_aborts_it_in_the_server(deck: Deck, add_model: AddMode
     await deck.reach_running("m", 0)
 
 
-def told(*chunks: bytes, **more: Any) -> AnswerText:
-    text = AnswerText(ChatEvents(), **more)
+def told(*chunks: bytes) -> AnswerText:
+    text = AnswerText(ChatEvents(), ThinkSplit())
     text.feed(b"".join(chunks))
     return text
 

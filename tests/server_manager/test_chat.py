@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,10 +32,13 @@ from server_manager.errors import (
     ServerUnreachable,
     SpecError,
     StartError,
+    TooManyAnswers,
     UnknownModel,
 )
 from server_manager.server_state import ServerState
 from server_manager.settings import Settings, attach_api_key
+
+PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
 
 
 async def received(deck: Deck, text: str = "hello", **fields: Any) -> dict[str, Any]:
@@ -115,6 +120,59 @@ async def test_server_receives_system_prompt_history_and_sampling(deck: Deck, ad
     assert second["messages"][2]["content"] == "zwei €"
     assert "temperature" not in second
     assert len(await deck.turns()) == 2
+
+
+async def test_thinking_is_the_templates_own_word(deck: Deck, add_model: AddModel, tmp_path: Path) -> None:
+    add_model("echo", echo=1)
+    template = tmp_path / "weights" / "echo" / "chat_template.jinja"
+    template.write_text("{% if enable_thinking is false %}{{ messages }}{% endif %}")
+    assert "chat_template_kwargs" not in await received(deck)
+    assert (await received(deck, thinking=False))["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+async def test_image_for_a_model_without_eyes_is_refused_before_it_is_started(deck: Deck, add_model: AddModel) -> None:
+    add_model("m")
+    with pytest.raises(NotAllowed, match=r"m cannot see images\. Pick a vision model"):
+        await deck.ask("m", "what is it?", images=[PNG])
+    assert deck.manager.server("m").status.state is ServerState.STOPPED
+    assert not await deck.turns()
+
+
+async def test_image_stays_in_the_conversation(deck: Deck, add_model: AddModel, tmp_path: Path) -> None:
+    add_model("echo", echo=1)
+    (tmp_path / "weights" / "echo" / "config.json").write_text('{"vision_config": {"depth": 1}}')
+    sent = await received(deck, "what is it?", images=[PNG])
+    assert sent["messages"][-1]["content"] == [
+        {"type": "image_url", "image_url": {"url": PNG}},
+        {"type": "text", "text": "what is it?"},
+    ]
+    again = await received(deck, "and its colour?")
+    assert again["messages"][0] == sent["messages"][-1]
+    add_model("blind")
+    with pytest.raises(NotAllowed, match="has some further up"):
+        await deck.ask("blind", "and you?")
+
+
+async def test_a_user_has_so_many_answers_at_once(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", answer_tokens=10_000, tokens_per_second=50)
+    await deck.ready("m")
+    asking = asyncio.create_task(deck.ask("m", conversation="conversation-2", most=1))
+    await deck.reach_running("m", 1)
+    with pytest.raises(TooManyAnswers, match="1 of your questions"):
+        await deck.ask("m", most=1)
+    frames = deck.chat.answer(ChatRequest(CONVERSATION, "m", "hi"), owner="another", may_start=True, most=1)
+    async with aclosing(frames):
+        assert isinstance(await anext(frames), TurnFrame), "another user's answers do not count"
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert (await deck.ask("m", most=1, sampling={"max_tokens": 1})).content, "the place is free again"
+
+
+async def test_fast_server_is_asked_for_larger_chunks(deck: Deck, add_model: AddModel) -> None:
+    add_model("echo", echo=1)
+    first = await received(deck)
+    assert first["stream_interval"] == 1, "nothing is known"
+    assert (await received(deck))["stream_interval"] == 8, "the echo comes as fast as it can"
 
 
 async def test_sampling_that_makes_no_sense_is_refused(deck: Deck, add_model: AddModel) -> None:
@@ -275,7 +333,8 @@ async def _ask_stage(stage: Stage, *, engine_dies: bool) -> Answer:
         await stage.server.ensure_ready()
         yield stage.server
 
-    manager = SimpleNamespace(server=lambda name: stage.server, use=use)
+    catalogue = SimpleNamespace(names=lambda: ())
+    manager = SimpleNamespace(server=lambda name: stage.server, use=use, catalogue=catalogue, local_files=None)
     chat = ChatService(manager, ConversationStore())  # type: ignore[arg-type]
     answer = Answer()
     async for frame in chat.answer(ChatRequest(CONVERSATION, "m", "hello"), owner=OWNER, may_start=True):

@@ -73,6 +73,15 @@ def test_recommended_sampling_is_that_of_the_models_own_file(app: DeckApp) -> No
     assert (sampling["temperature"], sampling["top_p"], sampling["repetition_penalty"]) == (0.42, 0.77, 1.05)
 
 
+def test_abilities_stand_with_a_model_its_server_and_in_the_list(app: DeckApp) -> None:
+    app.place.add_model("mine", "chat-template: '{% if enable_thinking %}{{ messages }}{% endif %}'\n")
+    found = entry(app, "mine")["abilities"]
+    assert found == {"thinking": {"switch": True, "recommended": {"on": {}, "off": {}}}, "vision": False}
+    assert app.get("/api/models/mine")["abilities"] == found
+    assert app.server("mine")["abilities"] == found
+    assert entry(app, "Qwen3-8B")["abilities"] == {"thinking": None, "vision": None}, "its files are not here"
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
