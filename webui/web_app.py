@@ -74,6 +74,7 @@ def build_web_app(context: AppContext, running: Running) -> FastAPI:
             finally:
                 await poller.stop()
                 gateway.close()
+                context.chat.close()
 
     app = FastAPIOffline(
         title="vLLM Deck",
