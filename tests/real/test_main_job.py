@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 from browser.deck_page import SECONDS, DeckPage
-from deck_app import DeckApp, eventually
+from deck_app import DeckApp, eventually, text_of
 from playwright.sync_api import Browser, expect
 
 from real.conftest import SMOLLM2, RealPlace, make_qwen2
@@ -62,6 +62,41 @@ def check_gateway(app: DeckApp) -> None:
     assert "event: message_stop\n" in events
     assert app.http.post("/tokenize", json={"model": SMOLLM2, "prompt": "Hello"}).json()["count"] > 0
     assert app.http.post("/v1/server_info", json={"model": SMOLLM2}).status_code == 404
+
+
+def check_sleep(app: DeckApp) -> None:
+    """Sleep and wake by vLLM's own routes, which answer on a CPU too; memory moves on a GPU only.
+
+    After level 1 a chat wakes it, after level 2 a request to the gateway; each time with the proof in between.
+    """
+    before = app.server(SMOLLM2)
+    assert before["sleep"]["frees_memory"] is False
+    vllm = httpx.Client(base_url=before["base_url"], trust_env=False, timeout=60)  # past the app
+    question = "What is the capital of France?"
+
+    def is_asleep(level: int) -> bool:
+        state = {1: "weights_offloaded", 2: "discard_all"}[level]
+        metrics = vllm.get("/metrics").text
+        assert vllm.get("/health").status_code == 200, "which is why the app must know it"
+        shown = re.search(rf'^vllm:engine_sleep_state{{.*sleep_state="{state}".*}} 1.0$', metrics, re.MULTILINE)
+        return bool(shown) and vllm.get("/is_sleeping").json() == {"is_sleeping": True}
+
+    with vllm:
+        assert vllm.get("/is_sleeping").json() == {"is_sleeping": False}
+        assert app.post(f"/api/servers/{SMOLLM2}/sleep")["state"] == "asleep"
+        assert is_asleep(level=1)
+        frames = app.chat(SMOLLM2, question, sampling={"temperature": 0, "max_tokens": 20})
+        assert "Paris" in text_of(frames)
+        assert vllm.get("/is_sleeping").json() == {"is_sleeping": False}
+
+        assert app.post(f"/api/servers/{SMOLLM2}/sleep?level=2")["state"] == "asleep"
+        assert is_asleep(level=2)
+        body = {"model": SMOLLM2, "prompt": "The capital of France is", "max_tokens": 5, "temperature": 0}
+        assert "Paris" in app.post("/v1/completions", body)["choices"][0]["text"]
+        assert vllm.get("/is_sleeping").json() == {"is_sleeping": False}
+    after = app.server(SMOLLM2)
+    assert (after["state"], after["pid"]) == ("ready", before["pid"]), "woken, not started again"
+    assert after["sleep"]["wake_s"] is not None
 
 
 def check_converted(folder: Path) -> None:
@@ -158,10 +193,12 @@ def test_a_start_that_vllm_refuses_gives_its_reason(real_place: RealPlace, brows
 
 
 @pytest.mark.timeout(400)
-def test_killed_app_leaves_no_vllm_behind(real_place: RealPlace) -> None:
-    """SIGKILL of the app while vLLM serves: its guardian ends the whole tree and tidies up."""
+def test_sleep_and_a_killed_app_that_leaves_no_vllm_behind(real_place: RealPlace) -> None:
+    """1. Sleep and wake. 2. SIGKILL of the app while vLLM serves: its guardian ends the whole tree and tidies up."""
+    real_place.set_variables(SMOLLM2, VLLM_SERVER_DEV_MODE="1")
     app = DeckApp(real_place, start=True).wait_until_up()
     eventually(lambda: app.server(SMOLLM2)["state"] == "ready", "SmolLM2 is ready", seconds=240)
+    check_sleep(app)
     app.end(with_signal=9)
     began = time.monotonic()
     eventually(lambda: not real_place.processes(), "vLLM and its guardian are gone")
