@@ -90,12 +90,19 @@ def compose(settings: Settings) -> Parts:
         return servers[0].processes()
 
     sampler = GpuSampler(open_probe, processes, settings.sample_interval, settings.history_samples)
+    books: list[LedgerBook] = []
     manager = ServerManager(
-        settings, Catalogue(settings.models_dir), create_launcher("local", settings), session, sampler
+        settings,
+        Catalogue(settings.models_dir),
+        create_launcher("local", settings),
+        session,
+        sampler,
+        lambda reading: books[0].of(reading).devices,
     )
     servers.append(manager)
     leftovers = Leftovers(manager.markers, sampler)
     ledger = LedgerBook(sampler, manager.statuses, leftovers)
+    books.append(ledger)
     notices: list[str] = []
     conversations = ConversationStore(settings.conversations_path, notices)
     log_keeper = LogKeeper(settings, manager.statuses, notices)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from server_manager.errors import ManagerClosed
+from server_manager.pid_namespace import in_own_pid_namespace
 from server_manager.reclaim import Leftovers
 from server_manager.server_state import ServerState, ServerStatus
 from server_manager.telemetry.base import Reading
@@ -19,9 +20,6 @@ from server_manager.telemetry.ledger import Claim, MemoryLedger, OwnerKind, devi
 from server_manager.telemetry.sampler import GpuSampler
 
 log = logging.getLogger(__name__)
-
-_FIRST_PID_NAMESPACE = 0xEFFFFFFC
-"""Inode of the machine's own namespace of pids, a constant of the kernel (``PROC_PID_INIT_INO``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,8 @@ class LedgerBook:
         self._leftovers = leftovers
         self._differences = DifferenceTracker(time.time())
         self._may_hide = in_own_pid_namespace()
+        self._taken = 0.0
+        """The time of the last reading that was."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -73,6 +73,7 @@ class LedgerBook:
         """The ledger of a reading, with what is known of the servers now."""
         if reading is None:
             return Ledger()
+        self._take(reading)  # it may have been made for somebody in a hurry, and not have come round to us yet
         claims = self._claims(reading)
         return Ledger(
             device_ledgers(reading.devices, claims, may_hide=self._may_hide), host_ledger(reading.host, claims)
@@ -101,14 +102,9 @@ class LedgerBook:
     async def _follow(self) -> None:
         with contextlib.suppress(ManagerClosed):
             while True:
-                reading = await self._sampler.next_reading()
-                if reading.devices:
-                    self._differences.take(reading.devices, self._statuses().values(), time.time())
+                self._take(await self._sampler.next_reading())
 
-
-def in_own_pid_namespace() -> bool:
-    """Whether this is a container with pids of its own: the driver may then hide processes, or name the host's pids."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_NAMESPACE
-    except OSError:  # no such file in some sandboxes: they are containers
-        return True
+    def _take(self, reading: Reading) -> None:
+        if reading.devices and reading.time > self._taken:
+            self._taken = reading.time
+            self._differences.take(reading.devices, self._statuses().values(), time.time())

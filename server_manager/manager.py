@@ -18,7 +18,6 @@ from server_manager.errors import ManagerClosed, ServerManagerError, StartAborte
 from server_manager.handle_store import HandleStore
 from server_manager.launch_plan import LaunchPlan, check_local_folder, make_plan
 from server_manager.launchers.base import Launcher, ProcessInfo
-from server_manager.memory_gate import until_memory_is_free
 from server_manager.memory_plan.history import MemoryHistory
 from server_manager.model_spec import ModelSpec
 from server_manager.server_dependencies import Dependencies
@@ -31,7 +30,7 @@ from server_manager.start_subject import start_subject
 from server_manager.stop_receipt import Readings
 from server_manager.switching.idle import IdleTimer, Patience
 from server_manager.switching.policy import is_switchable, sleep_after_seconds, stop_after_seconds
-from server_manager.switching.rooms import Rooms
+from server_manager.switching.rooms import Ledgers, Rooms, listed_ledgers
 from server_manager.switching.switchboard import Switchboard
 from server_manager.switching.view import SwitchViews
 
@@ -73,8 +72,12 @@ class ServerManager:
         launcher: Launcher,
         session: ClientSession,
         readings: Readings,
+        ledgers: Ledgers = listed_ledgers,
     ) -> None:
-        """``readings`` shows the accelerators as they are now; none there means that vLLM will use the CPU."""
+        """``readings`` shows the accelerators as they are now; none there means that vLLM will use the CPU.
+
+        ``ledgers`` tells who holds their memory.
+        """
         self.settings = settings
         self.catalogue = catalogue
         store = HandleStore(settings.records_dir)
@@ -83,7 +86,9 @@ class ServerManager:
         )
         self._servers: dict[str, Server] = {}
         self.memory_history = MemoryHistory(settings.memory_history_path)
-        self.rooms = Rooms(lambda: self._servers, readings, self.memory_history, settings.vllm_command[0])
+        self.rooms = Rooms(
+            lambda: self._servers, readings, self.memory_history, settings.vllm_command[0], ledgers=ledgers
+        )
         self.board = Switchboard(self.server, self.rooms, settings.switch_patience)
         self._idle = IdleTimer(self, self._patience, settings.idle_interval)
         self.switch_views = SwitchViews(settings, readings, self._local_specs, self.rooms.planned, self.board)
@@ -314,10 +319,7 @@ class ServerManager:
             )
         finally:
             self.rooms.prefer(name, None, None)
-        fitted = replace(
-            spec, options={**decision.options_to_add, **spec.options}, env={**decision.env_to_add, **spec.env}
-        )
-        reading = await until_memory_is_free(fitted, self._shared.readings, progress, self._one_is_ending)
+        reading = self._shared.readings.latest or await self._shared.readings.fresh_reading()
         plan = make_plan(
             spec,
             self.settings,
@@ -330,9 +332,6 @@ class ServerManager:
         python = self.settings.vllm_command[0]
         subject = start_subject(model, plan.options, plan.request.env, devices=reading.devices, vllm_python=python)
         return replace(plan, subject=subject)
-
-    def _one_is_ending(self) -> bool:
-        return any(server.status.state is ServerState.STOPPING for server in self._servers.values())
 
     def _in_background(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)

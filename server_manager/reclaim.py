@@ -15,8 +15,10 @@ from server_manager.launchers.base import HandleRecord
 from server_manager.launchers.leftovers import SHARED_MEMORY, remove_leavings
 from server_manager.launchers.local_handle import LocalServerHandle
 from server_manager.leftover_scan import Findings, ForeignVllm, Leftover, look, still_left_over
+from server_manager.pid_namespace import in_own_pid_namespace
 from server_manager.stop_receipt import ReceiptTaker, StopReceipt
 from server_manager.telemetry.base import DeviceSnapshot
+from server_manager.telemetry.ledger import Claim, OwnerKind, device_ledgers
 from server_manager.telemetry.sampler import GpuSampler
 
 log = logging.getLogger(__name__)
@@ -105,11 +107,9 @@ class Leftovers:
             reading = await self._sampler.fresh_reading()
         except ManagerClosed:
             return None
-        # A driver that lists no process of it may hide them: then nobody knows.
-        held = held_by_device(found.pids, reading.devices)
-        known = [size for size in held.values() if size is not None]
-        hidden = len(known) < len(held) or not (held or all(each.is_accounted_for for each in reading.devices))
-        return ReceiptTaker(self._sampler, found.pids, found.rss_bytes, None if hidden else sum(known))
+        held = held_by_device(found.pids, reading.devices).values()
+        known = [size for size in held if size is not None]
+        return ReceiptTaker(self._sampler, found.pids, found.rss_bytes, sum(known) if len(known) == len(held) else None)
 
 
 def _kill_line(found: ForeignVllm) -> str:
@@ -182,11 +182,15 @@ def findings_dict(findings: Findings, devices: Sequence[DeviceSnapshot], now: fl
 
 
 def held_by_device(pids: Collection[int], devices: Sequence[DeviceSnapshot]) -> dict[int, int | None]:
-    """What these processes hold, by GPU index, without the others; ``None`` where the driver hides a figure."""
-    found: dict[int, int | None] = {}
-    for device in devices:
-        held = [process.used_gpu_memory_bytes for process in device.processes or () if process.pid in pids]
-        if held:
-            known = [size for size in held if size is not None]
-            found[device.index] = sum(known) if len(known) == len(held) else None
-    return found
+    """What these processes hold, by GPU index, as the page's ledger tells it; a GPU that is missing: nothing.
+
+    ``None`` where nobody can tell: the driver hides a figure, or in a container perhaps the processes.
+    """
+    claim = Claim("", frozenset(pids), leftover_id="")
+    ledgers = device_ledgers(devices, [claim], may_hide=in_own_pid_namespace()) if pids else ()
+    return {
+        ledger.index: owner.held_bytes
+        for ledger in ledgers
+        for owner in ledger.owners
+        if owner.kind is OwnerKind.LEFTOVER and ledger.index is not None
+    }

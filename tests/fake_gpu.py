@@ -27,13 +27,14 @@ SHAPE = {
 }
 CONTEXT_BYTES = GIB // 2
 """Used by nobody in particular, as the driver does."""
+HIDES = "hides-processes"
 
 PYNVML = """\
 import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {telemetry!r}]
-from fake_gpu import CONTEXT_BYTES, held, gpus
-from fake_pynvml import FakeGpu, FakePynvml
+from fake_gpu import CONTEXT_BYTES, held, gpus, hides_processes
+from fake_pynvml import NO_PERMISSION, FakeGpu, FakePynvml, NVMLError
 
 FOLDER = Path({folder!r})
 
@@ -43,17 +44,24 @@ class Pynvml(FakePynvml):
         index = self.gpus.index(found)
         found.compute = list(held(FOLDER, index).items())
         found.used = CONTEXT_BYTES + sum(size for _, size in found.compute)
+        if hides_processes(FOLDER) and call.endswith("RunningProcesses"):
+            raise NVMLError(NO_PERMISSION)
         return found
 
 sys.modules[__name__] = Pynvml(*(FakeGpu(uuid=gpu["uuid"], total=gpu["total"]) for gpu in gpus(FOLDER)))
 """
 
 
-def make_gpus(folder: Path, *total_gib: float) -> dict[str, str]:
-    """A machine with GPUs of so many GiB; the environment for an app that is to find them."""
+def make_gpus(folder: Path, *total_gib: float, hide_processes: bool = False) -> dict[str, str]:
+    """A machine with GPUs of so many GiB; the environment for an app that is to find them.
+
+    ``hide_processes``: as in a container, the driver does not say who holds the memory.
+    """
     folder.mkdir(parents=True)
     listed = [{"uuid": f"GPU-{index}", "total": int(gib * GIB)} for index, gib in enumerate(total_gib)]
     (folder / "gpus.json").write_text(json.dumps(listed))
+    if hide_processes:
+        (folder / HIDES).touch()
     tests = Path(__file__).resolve().parent
     text = PYNVML.format(tests=str(tests), telemetry=str(tests / "telemetry"), folder=str(folder))
     (folder / "pynvml.py").write_text(text)
@@ -70,6 +78,10 @@ def write_weights(folder: Path) -> None:
 def gpus(folder: Path) -> Sequence[Mapping[str, object]]:
     listed: list[dict[str, object]] = json.loads((folder / "gpus.json").read_text())
     return listed
+
+
+def hides_processes(folder: Path) -> bool:
+    return (folder / HIDES).exists()
 
 
 def held(folder: Path, index: int) -> dict[int, int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from server_manager.errors import InsufficientMemory
-from server_manager.memory_gate import holders
+from server_manager.memory_holders import holders
 from server_manager.memory_plan.decision import Decision
 from server_manager.memory_plan.history import MemoryHistory
 from server_manager.memory_plan.measured import Measure, actual_figures
@@ -16,7 +16,7 @@ from server_manager.memory_plan.need import estimated_residue
 from server_manager.memory_plan.planner import decide_start, decide_wake
 from server_manager.memory_plan.release import Stop
 from server_manager.memory_plan.start_request import Launching, start_request, subject_of
-from server_manager.memory_plan.world import Device, UpServer, World, device_key, devices_of
+from server_manager.memory_plan.world import Device, UpServer, World, devices_of, held_by_server
 from server_manager.model_spec import ModelSpec
 from server_manager.server_state import LIVE_STATES, ServerState, ServerStatus
 from server_manager.start_subject import StartSubject
@@ -24,9 +24,20 @@ from server_manager.stop_receipt import Readings
 from server_manager.switching.policy import is_switchable
 from server_manager.switching.uses import Uses
 from server_manager.telemetry.base import Reading
+from server_manager.telemetry.ledger import Claim, MemoryLedger, device_ledgers
 
 SLEEP_LEVELS = (1, 2)
 """The weights to host memory while that lasts, else they are dropped and read again."""
+
+
+Ledgers = Callable[[Reading], Sequence[MemoryLedger]]
+"""Who holds the memory of each GPU of a reading (``LedgerBook``)."""
+
+
+def listed_ledgers(reading: Reading) -> Sequence[MemoryLedger]:
+    """As far as the driver lists processes: without what is known from how the memory moves."""
+    claims = [Claim(name, frozenset(pids)) for name, pids in reading.pids.items() if pids]
+    return device_ledgers(reading.devices, claims, may_hide=False)
 
 
 class Looked(Protocol):
@@ -66,8 +77,10 @@ class Rooms:
         readings: Readings,
         history: MemoryHistory,
         vllm_python: str,
+        ledgers: Ledgers = listed_ledgers,
     ) -> None:
         self._servers = servers
+        self._ledgers = ledgers
         self._readings = readings
         self._history = history
         self._vllm_python = vllm_python
@@ -120,7 +133,7 @@ class Rooms:
     def before_sleep(self, name: str) -> None:
         """It is about to be put to sleep: what it holds now it will take back."""
         reading = self._readings.latest
-        if (planned := self.planned.get(name)) and reading is not None and (held := held_by(name, reading)):
+        if (planned := self.planned.get(name)) and reading is not None and (held := self._held(reading).get(name)):
             planned.held_awake = held
 
     async def after_start(self, name: str) -> None:
@@ -129,7 +142,7 @@ class Rooms:
         if planned is None or planned.subject is None:
             return
         reading = await self._readings.fresh_reading()
-        if figures := actual_figures(status.memory, held_by(name, reading)):
+        if figures := actual_figures(status.memory, self._held(reading).get(name, {})):
             await asyncio.to_thread(self._history.record_start, planned.subject, planned.decision, figures)
         if status.sleep is not None and status.sleep.first_sleep_s is not None:
             await self._note(planned.subject, Measure.FIRST_SLEEP_S, status.sleep.first_sleep_s)
@@ -140,7 +153,7 @@ class Rooms:
         if planned is None or planned.subject is None or view is None or not view.frees_memory:
             return
         reading = await self._readings.fresh_reading()
-        if held := held_by(name, reading):
+        if held := self._held(reading).get(name):
             await self._note(planned.subject, Measure.RESIDUE_BYTES, max(held.values()))
         if view.sleep_s is not None:
             await self._note(planned.subject, Measure.LATER_SLEEP_S, view.sleep_s)
@@ -155,6 +168,10 @@ class Rooms:
         await asyncio.to_thread(self._history.record, subject, measure, value)
 
     # Parts
+
+    def _held(self, reading: Reading) -> Mapping[str, Mapping[str, int]]:
+        """In bytes by server and device; one that is missing: not known."""
+        return held_by_server(self._ledgers(reading), reading.devices)
 
     def _without_gpus(self, name: str) -> Decision:
         """On a CPU nothing sleeps and nothing is planned: the server that one switches from is stopped."""
@@ -179,7 +196,10 @@ class Rooms:
             and not (other != name and server.status.state is ServerState.STARTING and board.is_in_line(other))
         }
         residues = await asyncio.to_thread(self._residues, tuple(up))
-        servers = tuple(self._up_server(name, status, reading, board, residues[other]) for other, status in up.items())
+        held = self._held(reading)
+        servers = tuple(
+            self._up_server(name, status, held.get(other), board, residues[other]) for other, status in up.items()
+        )
         return World(devices, servers, reading.host.memory_available_bytes)
 
     def _residues(self, names: tuple[str, ...]) -> dict[str, int]:
@@ -196,12 +216,12 @@ class Rooms:
         self,
         target: str,
         status: ServerStatus,
-        reading: Reading,
+        known: Mapping[str, int] | None,
         board: Board,
         residue_bytes: int,
     ) -> UpServer:
         name, planned = status.name, self.planned.get(status.name)
-        held = held_by(name, reading)
+        held = _supposed(status, planned, residue_bytes) if known is None else known
         will_hold: Mapping[str, int] = {}
         if status.state is ServerState.STARTING and planned is not None:
             will_hold = planned.decision.will_hold
@@ -239,12 +259,11 @@ def _more_about(refusal: InsufficientMemory, reading: Reading, spec: ModelSpec) 
     return InsufficientMemory(message, next_step, **refusal.facts)
 
 
-def held_by(name: str, reading: Reading) -> dict[str, int]:
-    """What a server's processes hold, in bytes by device key; empty where the driver does not show them."""
-    pids = set(reading.pids.get(name, ()))
-    found: dict[str, int] = {}
-    for device in reading.devices:
-        sizes = [each.used_gpu_memory_bytes for each in device.processes or () if each.pid in pids]
-        if size := sum(filter(None, sizes)):
-            found[device_key(device)] = size
-    return found
+def _supposed(status: ServerStatus, planned: Planned | None, residue_bytes: int) -> Mapping[str, int]:
+    """What a server holds where nobody shows it: what it was planned to hold, or to keep while it sleeps."""
+    if planned is None or status.state not in (ServerState.READY, ServerState.ASLEEP):
+        return {}
+    awake = planned.held_awake or planned.decision.will_hold
+    if status.state is ServerState.READY:
+        return awake
+    return {key: min(size, residue_bytes) for key, size in awake.items()}

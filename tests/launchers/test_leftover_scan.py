@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from server_manager import reclaim
 from server_manager.errors import UnknownLeftover
 from server_manager.launchers.leftovers import SHARED_MEMORY
 from server_manager.launchers.process_tree import read_member
 from server_manager.leftover_scan import Leftover, look
 from server_manager.reclaim import Leftovers, findings_dict
 from server_manager.settings import Settings
+from server_manager.telemetry.base import DeviceProcess, DeviceSnapshot
 
 from .conftest import Launch, eventually, free_port, is_serving, processes_with_marker
 
@@ -256,3 +258,25 @@ async def test_a_folder_in_use_stays(launch: Launch, settings: Settings) -> None
     handle = await launch()
     os.utime(handle.record.tmpdir, (1000, 1000))
     assert handle.record.tmpdir not in [left.tmpdir for left in look((handle.record.marker,)).leftovers]
+
+
+@pytest.mark.parametrize(
+    ("processes", "in_container", "held"),
+    [
+        ((DeviceProcess(7, 5, "vllm"), DeviceProcess(8, 6, "other")), False, {0: 5}),
+        ((DeviceProcess(8, 6, "other"),), False, {}),
+        ((DeviceProcess(7, None, "vllm"), DeviceProcess(8, None, "other")), False, {0: None}),
+        ((DeviceProcess(900, 11, None),), True, {0: None}),
+        (None, False, {0: None}),
+    ],
+    ids=["listed", "holds nothing", "hidden figures", "pids of another namespace", "driver lists nothing"],
+)
+def test_what_processes_hold_is_unknown_where_they_may_be_hidden(
+    monkeypatch: pytest.MonkeyPatch,
+    processes: tuple[DeviceProcess, ...] | None,
+    in_container: bool,
+    held: dict[int, int | None],
+) -> None:
+    monkeypatch.setattr(reclaim, "in_own_pid_namespace", lambda: in_container)
+    device = DeviceSnapshot(0, "GPU-a", "H100", 80, 20, 60, 0, processes=processes)
+    assert reclaim.held_by_device({7}, [device]) == held

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fake_gpu
 import pytest
 from deck_app import DeckApp, Place
 
 Run = Callable[..., DeckApp]
+Machine = Callable[..., DeckApp]
 
 
 @pytest.fixture
@@ -34,3 +36,32 @@ def run(place: Place) -> Iterator[Run]:
     yield run
     for app in begun:
         app.close()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """Starts an app on a machine with GPUs of so many GiB; keyword ``models``: flags and fake settings by name."""
+    place = Place(tmp_path / "place")
+    fake_gpu.write_weights(place.weights)
+    apps: list[DeckApp] = []
+
+    def start(
+        *gib: float,
+        models: dict[str, dict[str, object]],
+        args: tuple[str, ...] = ("--no-start",),
+        hide_processes: bool = False,
+    ) -> DeckApp:
+        for name, settings in models.items():
+            flags = str(settings.pop("flags", ""))
+            place.add_model(name, flags, **{"weights_gib": fake_gpu.WEIGHTS_GIB, **settings})
+        env = fake_gpu.make_gpus(tmp_path / "gpus", *gib, hide_processes=hide_processes)
+        app = DeckApp(place, *args, env=env).wait_until_up()
+        apps.append(app)
+        return app
+
+    try:
+        yield start
+    finally:
+        for app in apps:
+            app.close()
+        place.close()

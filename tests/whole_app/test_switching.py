@@ -1,46 +1,20 @@
 """Models take turns on a GPU that holds only one of them: sleep, wake, queue, and what happens when a change fails.
 
-The GPUs are those of ``fake_gpu``: the fake vLLM refuses to start, as the real one does, where memory is not there.
+The GPUs are those of ``fake_gpu`` (see ``machine``): the fake vLLM refuses to start, as the real one does, where memory
+is not there.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import fake_gpu
 import pytest
-from deck_app import DeckApp, Place, eventually, text_of
+from deck_app import DeckApp, eventually, text_of
+
+from whole_app.conftest import Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-
-Machine = Callable[..., DeckApp]
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    """Starts an app on a machine with GPUs of so many GiB; keyword ``models``: flags and fake settings by name."""
-    place = Place(tmp_path / "place")
-    fake_gpu.write_weights(place.weights)
-    apps: list[DeckApp] = []
-
-    def start(*gib: float, models: dict[str, dict[str, object]], args: tuple[str, ...] = ("--no-start",)) -> DeckApp:
-        for name, settings in models.items():
-            flags = str(settings.pop("flags", ""))
-            place.add_model(name, flags, **{"weights_gib": fake_gpu.WEIGHTS_GIB, **settings})
-        env = fake_gpu.make_gpus(tmp_path / "gpus", *gib)
-        app = DeckApp(place, *args, env=env).wait_until_up()
-        apps.append(app)
-        return app
-
-    try:
-        yield start
-    finally:
-        for app in apps:
-            app.close()
-        place.close()
 
 
 def states(app: DeckApp, *names: str) -> list[str]:
