@@ -1,4 +1,7 @@
-"""Files of models on this machine's disk. The only module that knows Hugging Face's and ModelScope's packages."""
+"""Files of models on this machine's disk and on the hubs.
+
+The only module that knows Hugging Face's and ModelScope's packages.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from server_manager.model_spec import is_local
+
+_HUB_SECONDS = 5.0
 
 
 def cached_file(
@@ -37,7 +42,7 @@ def download_folders(model: str, *, download_dir: str | None, env: Mapping[str, 
     if is_local(model) or model.count("/") > 1 or ".." in model:
         return ()
     chosen = Path(download_dir).expanduser() if download_dir else None
-    if variables.get("VLLM_USE_MODELSCOPE", "").strip().lower() not in {"1", "true"}:
+    if not uses_modelscope(variables):
         return ((chosen or _huggingface_cache(variables)) / f"models--{model.replace('/', '--')}",)
     owner, _, name = model.rpartition("/")
     plain = name.replace(".", "___")
@@ -47,6 +52,51 @@ def download_folders(model: str, *, download_dir: str | None, env: Mapping[str, 
     # Before 1.38 a file grows in `._____temp` and is moved when it is whole.
     inside = (f"{owner}--{name}", f"{owner}/{plain}", f"._____temp/{owner}/{name}", f"._____temp/{owner}/{plain}")
     return tuple(dict.fromkeys(base / path for base in bases for path in inside))
+
+
+def uses_modelscope(env: Mapping[str, str]) -> bool:
+    """Whether vLLM downloads from ModelScope with these variables."""
+    return env.get("VLLM_USE_MODELSCOPE", "").strip().lower() in {"1", "true"}
+
+
+def hub_files(model: str, *, revision: str | None = None, env: Mapping[str, str] | None = None) -> dict[str, int]:
+    """The files of a model on the hub from which vLLM would download it, in bytes by path; none where it knows none.
+
+    A request, blocking for some seconds at most. Raises ``OSError`` where the hub does not answer.
+    """
+    variables = {**os.environ, **(env or {})}
+    ask = _modelscope_files if uses_modelscope(variables) else _huggingface_files
+    try:
+        return ask(model, revision, variables)
+    except Exception as error:  # each package has exceptions of its own and of its HTTP client, of changing kinds
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _huggingface_files(model: str, revision: str | None, env: Mapping[str, str]) -> dict[str, int]:
+    from huggingface_hub import HfApi  # noqa: PLC0415  # as below
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+
+    api = HfApi(endpoint=env.get("HF_ENDPOINT") or None, token=env.get("HF_TOKEN") or None)
+    try:
+        info = api.model_info(model, revision=revision, files_metadata=True, timeout=_HUB_SECONDS)
+    except HfHubHTTPError as error:
+        if error.response is None or error.response.status_code >= 500:
+            raise
+        return {}  # there is none of that name, or it is not for everybody
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
+def _modelscope_files(model: str, revision: str | None, env: Mapping[str, str]) -> dict[str, int]:
+    from modelscope_hub import HubApi, NotFoundError, PermissionDeniedError  # noqa: PLC0415
+
+    domain = env.get("MODELSCOPE_DOMAIN", "").rstrip("/")
+    endpoint = domain if "://" in domain or not domain else f"https://{domain}"
+    api = HubApi(endpoint=endpoint or None, token=env.get("MODELSCOPE_API_TOKEN") or None)
+    try:
+        files = api.list_repo_files(model, "model", revision=revision)
+    except (NotFoundError, PermissionDeniedError):
+        return {}
+    return {file.path: file.size for file in files if not file.is_dir}
 
 
 def _huggingface_file(model: str, filename: str, revision: str | None, env: Mapping[str, str]) -> Path | None:

@@ -16,6 +16,7 @@ from server_manager.catalogue import Catalogue
 from server_manager.client import ClientSession, ServerClient
 from server_manager.errors import ManagerClosed, ServerManagerError, StartAborted, UnknownModel
 from server_manager.handle_store import HandleStore
+from server_manager.hub_sizes import HubSizes
 from server_manager.launch_plan import LaunchPlan, check_local_folder, make_plan
 from server_manager.launchers.base import Launcher, ProcessInfo
 from server_manager.memory_plan.history import MemoryHistory
@@ -86,12 +87,20 @@ class ServerManager:
         )
         self._servers: dict[str, Server] = {}
         self.memory_history = MemoryHistory(settings.memory_history_path)
+        self._hub_sizes = HubSizes(settings.hub_sizes_path)
         self.rooms = Rooms(
-            lambda: self._servers, readings, self.memory_history, settings.vllm_command[0], ledgers=ledgers
+            lambda: self._servers,
+            readings,
+            self.memory_history,
+            settings.vllm_command[0],
+            ledgers=ledgers,
+            hub_bytes=self._hub_sizes.weights_bytes,
         )
         self.board = Switchboard(self.server, self.rooms, settings.switch_patience)
         self._idle = IdleTimer(self, self._patience, settings.idle_interval)
-        self.switch_views = SwitchViews(settings, readings, self._local_specs, self.rooms.planned, self.board)
+        self.switch_views = SwitchViews(
+            settings, readings, self._local_specs, self.rooms, self.board, self.memory_history, self._hub_sizes
+        )
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._noted: str | None = None
@@ -123,6 +132,7 @@ class ServerManager:
         await self._idle.stop()
         await self.board.close()
         await self.switch_views.close()
+        await self._hub_sizes.close()
 
         async def end(server: Server) -> None:
             if self.settings.keep_servers or server.status.attached:

@@ -80,6 +80,10 @@ class Settings:
         return self.state_dir / "memory-history.json"
 
     @property
+    def hub_sizes_path(self) -> Path:
+        return self.state_dir / "hub-sizes.json"
+
+    @property
     def cache_dir(self) -> Path:
         """Converted models and compile caches: may be deleted at any time, costs only time to make again."""
         return self.state_dir / "cache"

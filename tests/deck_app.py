@@ -85,6 +85,7 @@ class Place:
             "TMPDIR": str(self.tmpdir),
             "DECK_VLLM_PYTHON": str(self.vllm_python),
             "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",  # no hub is asked how large its models are
             _MARK: self.mark,
         }
 

@@ -32,6 +32,8 @@ class Measure(StrEnum):
     FIRST_TOKEN_S = "first_token_s"
     """After a wake, which is part of it."""
     COLD_START_S = "cold_start_s"
+    STOP_S = "stop_s"
+    """Until nothing of it was left."""
 
 
 @dataclass(frozen=True, slots=True)

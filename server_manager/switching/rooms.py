@@ -18,7 +18,7 @@ from server_manager.memory_plan.release import Stop
 from server_manager.memory_plan.start_request import Launching, start_request, subject_of
 from server_manager.memory_plan.world import Device, UpServer, World, devices_of, held_by_server
 from server_manager.model_spec import ModelSpec
-from server_manager.server_state import LIVE_STATES, ServerState, ServerStatus
+from server_manager.server_state import LIVE_STATES, ExitCause, ServerExit, ServerState, ServerStatus
 from server_manager.start_subject import StartSubject
 from server_manager.stop_receipt import Readings
 from server_manager.switching.policy import is_switchable
@@ -78,8 +78,11 @@ class Rooms:
         history: MemoryHistory,
         vllm_python: str,
         ledgers: Ledgers = listed_ledgers,
+        hub_bytes: Callable[[ModelSpec], int | None] = lambda spec: None,
     ) -> None:
+        """``hub_bytes`` tells of the weights of a model that is not here, as far as that is known already."""
         self._servers = servers
+        self._hub_bytes = hub_bytes
         self._ledgers = ledgers
         self._readings = readings
         self._history = history
@@ -111,7 +114,14 @@ class Rooms:
             return self._without_gpus(spec.name)
         world = await self._world(spec.name, reading, devices, board)
         launching = Launching(spec.name, model, spec.options, spec.vllm_env, self._vllm_python)
-        request = await asyncio.to_thread(start_request, launching, world, self._history, can_sleep=is_switchable(spec))
+        request = await asyncio.to_thread(
+            start_request,
+            launching,
+            world,
+            self._history,
+            can_sleep=is_switchable(spec),
+            hub_size=lambda _: self._hub_bytes(spec),
+        )
         decision = decide_start(request, world)
         if isinstance(decision, InsufficientMemory):
             return _more_about(decision, reading, spec)
@@ -127,6 +137,12 @@ class Rooms:
         if not devices:
             return self._without_gpus(name)
         return decide_wake(name, await self._world(name, reading, devices, board))
+
+    async def as_it_is(self, board: Board) -> World | None:
+        """Everything by the latest reading, for nobody in particular; ``None`` without GPUs."""
+        reading = self._readings.latest
+        devices = devices_of(reading.devices) if reading is not None else ()
+        return await self._world("", reading, devices, board) if reading is not None and devices else None
 
     # What it took
 
@@ -146,6 +162,8 @@ class Rooms:
             await asyncio.to_thread(self._history.record_start, planned.subject, planned.decision, figures)
         if status.sleep is not None and status.sleep.first_sleep_s is not None:
             await self._note(planned.subject, Measure.FIRST_SLEEP_S, status.sleep.first_sleep_s)
+        if status.sleep is not None and status.sleep.wake_s is not None:  # from its first sleep
+            await self._note(planned.subject, Measure.WAKE_S, status.sleep.wake_s)
 
     async def after_sleep(self, name: str) -> None:
         """It has fallen asleep."""
@@ -163,6 +181,12 @@ class Rooms:
         planned, view = self.planned.get(name), self._servers()[name].status.sleep
         if planned is not None and planned.subject is not None and view is not None and view.wake_s is not None:
             await self._note(planned.subject, Measure.RELOAD_S if level == 2 else Measure.WAKE_S, view.wake_s)
+
+    async def after_stop(self, name: str, end: ServerExit) -> None:
+        """It was stopped to make room."""
+        planned = self.planned.get(name)
+        if planned is not None and planned.subject is not None and end.cause is ExitCause.STOPPED:
+            await self._note(planned.subject, Measure.STOP_S, end.seconds)
 
     async def _note(self, subject: StartSubject, measure: Measure, value: float) -> None:
         await asyncio.to_thread(self._history.record, subject, measure, value)

@@ -60,6 +60,7 @@ class Watch(Protocol):
     async def after_start(self, name: str) -> None: ...
     async def after_sleep(self, name: str) -> None: ...
     async def after_wake(self, name: str, level: int) -> None: ...
+    async def after_stop(self, name: str, end: ServerExit) -> None: ...
 
 
 Decide = Callable[[bool], Awaitable[Decision | InsufficientMemory]]
@@ -313,7 +314,8 @@ class Switchboard:
                 log.warning("%s cannot be put to sleep (%s): it is stopped.", action.name, error)
             else:
                 return
-        await server.stop()
+        if end := await server.stop():
+            self._in_background(self._watch.after_stop(action.name, end))
 
     async def _sleep(self, name: str, level: int) -> None:
         self._moving.add(name)

@@ -1,7 +1,7 @@
 """What the page shows of switching: what a pick costs, who wakes, and what a server was planned to hold.
 
-What it costs comes from files: the history of starts and that of memory, and the models' own. They are read in a
-thread, at most every few seconds, and only as long as somebody looks.
+What it costs comes from files and hubs (``costs``). They are read in a thread, at most every few seconds, and only as
+long as somebody looks.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from server_manager.bundled import bundled_models
+from server_manager.hub_sizes import HubSizes
 from server_manager.memory_plan.cost import CostKind, SwitchCost, switch_cost
 from server_manager.memory_plan.history import MemoryHistory
-from server_manager.memory_plan.spec_shape import spec_shape
-from server_manager.model_spec import ModelSpec, is_local
+from server_manager.memory_plan.world import World
+from server_manager.model_spec import ModelSpec
 from server_manager.server_state import ServerState, ServerStatus
 from server_manager.settings import Settings
-from server_manager.start_history import StartHistory
-from server_manager.start_subject import StartSubject, start_subject
 from server_manager.stop_receipt import Readings
-from server_manager.switching.rooms import SLEEP_LEVELS, Planned
-from server_manager.telemetry.base import DeviceSnapshot
+from server_manager.switching.costs import CostReader, Known, Look
+from server_manager.switching.rooms import Board, Planned
 
 log = logging.getLogger(__name__)
 
@@ -46,29 +44,12 @@ class SwitchView:
     """What it was planned to hold of all its GPUs together, once it is ready."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What was found in files of one model."""
+class Rooms(Protocol):
+    """As far as they are looked at here."""
 
-    cold: SwitchCost
-    asleep: Mapping[int, SwitchCost] = field(default_factory=dict)
-    """By the level of the sleep."""
+    planned: dict[str, Planned]
 
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What the thread is handed."""
-
-    specs: tuple[ModelSpec, ...]
-    subjects: Mapping[str, StartSubject]
-    devices: tuple[DeviceSnapshot, ...]
-
-
-class Board(Protocol):
-    """The switchboard, as far as it is looked at here."""
-
-    def is_moving(self, name: str) -> bool: ...
-    def is_waking(self, name: str) -> bool: ...
+    async def as_it_is(self, board: Board) -> World | None: ...
 
 
 class SwitchViews:
@@ -79,18 +60,20 @@ class SwitchViews:
         settings: Settings,
         readings: Readings,
         specs: Callable[[], Sequence[ModelSpec]],
-        planned: Mapping[str, Planned],
+        rooms: Rooms,
         board: Board,
+        memory: MemoryHistory,
+        sizes: HubSizes,
     ) -> None:
         """``specs`` gives the catalogue with each model where its files are; it is asked in the event loop."""
-        self._settings = settings
         self._readings = readings
         self._specs = specs
-        self._planned = planned
+        self._rooms = rooms
         self._board = board
-        self._memory = MemoryHistory(settings.memory_history_path)
-        self._starts = StartHistory(settings.start_history_path)
-        self._known: Mapping[str, _Known] = {}
+        self._sizes = sizes
+        self._costs = CostReader(settings, memory, sizes)
+        self._known: Mapping[str, Known] = {}
+        self._room_s: Mapping[str, float | None] = {}
         self._seen: object = None
         self._states: object = None
         self._looked_at = self._read_at = float("-inf")
@@ -110,13 +93,17 @@ class SwitchViews:
         """Looks at the files, and reads them where something has changed."""
         self._looked_at = time.monotonic()
         reading = self._readings.latest
-        subjects = {name: planned.subject for name, planned in self._planned.items() if planned.subject is not None}
-        look = _Look(tuple(self._specs()), subjects, tuple(reading.devices) if reading else ())
-        seen = (await asyncio.to_thread(self._changes), look.specs, subjects, tuple(each.name for each in look.devices))
-        if seen == self._seen and time.monotonic() - self._read_at < _READ_SECONDS:
-            return
-        self._known = await asyncio.to_thread(self._read, look)
-        self._seen, self._read_at = seen, time.monotonic()
+        planned = self._rooms.planned
+        subjects = {name: each.subject for name, each in planned.items() if each.subject is not None}
+        world = await self._rooms.as_it_is(self._board)
+        look = Look(tuple(self._specs()), subjects, tuple(reading.devices) if reading else (), world)
+        changes = await asyncio.to_thread(self._costs.changes)
+        seen = (changes, look.specs, subjects, tuple(each.name for each in look.devices))
+        if seen != self._seen or time.monotonic() - self._read_at >= _READ_SECONDS:
+            self._known = await asyncio.to_thread(self._costs.read, look)
+            self._seen, self._read_at = seen, time.monotonic()
+            self._sizes.want(each.spec for each in self._known.values() if each.cold.kind is CostKind.DOWNLOAD)
+        self._room_s = await asyncio.to_thread(self._costs.rooms, look, self._known)
 
     async def close(self) -> None:
         """Waits for a look that is on."""
@@ -130,7 +117,7 @@ class SwitchViews:
         moving = None
         if self._board.is_moving(name):
             moving = "waking" if self._board.is_waking(name) else "falling_asleep"
-        planned = self._planned.get(name)
+        planned = self._rooms.planned.get(name)
         holds = planned.decision.will_hold if planned and status.state is ServerState.READY else {}
         return SwitchView(self._cost(status), moving, sum(holds.values()) or None)
 
@@ -144,55 +131,15 @@ class SwitchViews:
             if cost is None or cost.seconds is None:  # never measured with these flags, but perhaps in this life
                 last = status.sleep.wake_s if status.sleep and level == 1 else None
                 cost = SwitchCost(CostKind.ASLEEP, last)
-            return cost
+            return self._with_room(status.name, cost)
         if status.state is ServerState.READY:
             return switch_cost(status.state)
-        return None if status.attached or known is None else known.cold
+        return None if status.attached or known is None else self._with_room(status.name, known.cold)
 
-    def _changes(self) -> tuple[int, ...]:
-        """When the histories were written last."""
-        found = []
-        for path in (self._settings.start_history_path, self._settings.memory_history_path):
-            try:
-                found.append(path.stat().st_mtime_ns)
-            except OSError:  # not there yet
-                found.append(0)
-        return tuple(found)
-
-    def _read(self, look: _Look) -> dict[str, _Known]:
-        """Blocking."""
-        python = self._settings.vllm_command[0]
-        starts = {
-            spec.name: start_subject(
-                spec.model, spec.options, spec.vllm_env, devices=look.devices, vllm_python=python
-            )
-            for spec in look.specs
-        }  # fmt: skip
-        totals = self._starts.nearest_totals(starts)
-        return {
-            spec.name: self._known_of(spec, look.subjects.get(spec.name), totals.get(spec.name)) for spec in look.specs
-        }
-
-    def _known_of(self, spec: ModelSpec, subject: StartSubject | None, cold_start_s: float | None) -> _Known:
-        needs_download = not is_local(spec.model) and spec.model not in bundled_models() and _is_missing(spec)
-        history = self._memory if subject else None
-        cold = switch_cost(
-            ServerState.STOPPED,
-            subject=subject,
-            history=history,
-            cold_start_s=cold_start_s,
-            needs_download=needs_download,
-        )
-        asleep = {
-            level: switch_cost(ServerState.ASLEEP, subject=subject, history=history, sleep_level=level)
-            for level in (SLEEP_LEVELS if subject else ())
-        }
-        return _Known(cold, asleep)
-
-
-def _is_missing(spec: ModelSpec) -> bool:
-    """Whether files of a hub's model are still to come. How many bytes of them nobody knows without a request."""
-    return spec_shape(spec).is_complete is not True
+    def _with_room(self, name: str, cost: SwitchCost) -> SwitchCost:
+        room_s = self._room_s.get(name, 0.0)
+        seconds = None if cost.seconds is None or room_s is None else cost.seconds + room_s
+        return replace(cost, seconds=seconds)
 
 
 def _look_at(task: asyncio.Task[None]) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import FakeReadings
 
+from server_manager.hub_sizes import HubSizes
 from server_manager.memory_plan.cost import CostKind, SwitchCost
 from server_manager.memory_plan.decision import Decision
 from server_manager.memory_plan.history import MemoryHistory
 from server_manager.memory_plan.measured import Measure
+from server_manager.memory_plan.world import GIB, Device, UpServer
+from server_manager.memory_plan.world import World as PlannedWorld
 from server_manager.model_spec import ModelSpec
 from server_manager.server_state import ServerState, ServerStatus, SleepView
 from server_manager.settings import Settings
 from server_manager.start_history import StartHistory, StartRecord
 from server_manager.start_meter import StartProgressView
 from server_manager.start_subject import StartSubject, start_subject
-from server_manager.switching.rooms import Planned
+from server_manager.switching.rooms import Board, Planned
+from server_manager.switching.uses import Uses
 from server_manager.switching.view import SwitchViews
 
 SUBJECT = StartSubject("/models/alpha", "H100", {})
@@ -30,12 +35,30 @@ class StillBoard:
 
     waking: frozenset[str] = frozenset()
     moving: frozenset[str] = frozenset()
+    uses = Uses(lambda: None)
 
     def is_moving(self, name: str) -> bool:
         return name in self.moving
 
     def is_waking(self, name: str) -> bool:
         return name in self.waking
+
+    def is_in_line(self, name: str) -> bool:
+        return False
+
+    def is_wanted(self, name: str) -> bool:
+        return False
+
+
+class StillRooms:
+    """The planner's view, as the test says."""
+
+    def __init__(self) -> None:
+        self.planned: dict[str, Planned] = {}
+        self.world: PlannedWorld | None = None
+
+    async def as_it_is(self, board: Board) -> PlannedWorld | None:
+        return self.world
 
 
 class World:
@@ -44,12 +67,18 @@ class World:
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
         monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "modelscope"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         self.settings = Settings(tmp_path, tmp_path / "models", ("no-python",))
         self.specs = [ModelSpec("alpha", "/models/alpha"), ModelSpec("hub", "org/never-seen")]
-        self.planned: dict[str, Planned] = {}
+        self.rooms = StillRooms()
+        self.planned = self.rooms.planned
         self.board = StillBoard()
         self.reads = 0
-        self.views = SwitchViews(self.settings, FakeReadings(), self._specs, self.planned, self.board)
+        self.sizes = HubSizes(self.settings.hub_sizes_path)
+        history = MemoryHistory(self.settings.memory_history_path)
+        self.views = SwitchViews(
+            self.settings, FakeReadings(), self._specs, self.rooms, self.board, history, self.sizes
+        )
 
     def _specs(self) -> list[ModelSpec]:
         self.reads += 1
@@ -66,8 +95,9 @@ class World:
         subject = start_subject("/models/alpha", options, {}, devices=(), vllm_python="no-python")
         StartHistory(self.settings.start_history_path).add(subject, StartRecord(time.time(), seconds, False, {}))
 
-    def measured(self, measure: Measure, value: float) -> None:
-        MemoryHistory(self.settings.memory_history_path).record(SUBJECT, measure, value)
+    def measured(self, measure: Measure, value: float, name: str = "alpha") -> None:
+        subject = replace(SUBJECT, model=f"/models/{name}")
+        MemoryHistory(self.settings.memory_history_path).record(subject, measure, value)
 
 
 @pytest.fixture
@@ -160,3 +190,25 @@ async def test_what_moves_and_what_was_planned_is_told(world: World) -> None:
     world.board.waking = frozenset({"alpha"})
     assert world.views.of({"alpha": asleep})["alpha"].moving == "waking"
     await world.views.close()
+
+
+async def test_what_others_take_to_make_room_counts_too(world: World) -> None:
+    """Alpha, asleep, takes back 50 GiB of a GPU with 20 GiB free: beta sleeps first, or is in use."""
+    world.planned["alpha"] = Planned(Decision(), SUBJECT)
+    world.planned["beta"] = Planned(Decision(), replace(SUBJECT, model="/models/beta"))
+    world.measured(Measure.WAKE_S, 0.4)
+    asleep = world.status(state=ServerState.ASLEEP, sleep=SleepView(frees_memory=True, level=1))
+    gpu = Device("GPU-0", 0, 80 * GIB, 20 * GIB)
+    alpha = UpServer("alpha", ServerState.ASLEEP, held={"GPU-0": GIB}, will_hold={"GPU-0": 51 * GIB})
+    beta = UpServer(
+        "beta", ServerState.READY, held={"GPU-0": 50 * GIB}, residue={"GPU-0": GIB}, sleep_levels=(1,), host_bytes=0
+    )
+    world.rooms.world = PlannedWorld((gpu,), (alpha, beta), 100 * GIB)
+    assert await world.cost(asleep) == SwitchCost(CostKind.ASLEEP, None), "nobody has measured how beta falls asleep"
+    world.measured(Measure.LATER_SLEEP_S, 0.3, "beta")
+    assert await world.cost(asleep) == SwitchCost(CostKind.ASLEEP, pytest.approx(0.7))
+    world.rooms.world = PlannedWorld((gpu,), (alpha, replace(beta, in_use=True)), 100 * GIB)
+    assert await world.cost(asleep) == SwitchCost(CostKind.ASLEEP, None), "nobody knows how long an answer takes"
+    roomy = replace(gpu, free_bytes=70 * GIB)
+    world.rooms.world = PlannedWorld((roomy,), (alpha,), 100 * GIB)
+    assert await world.cost(asleep) == SwitchCost(CostKind.ASLEEP, 0.4)

@@ -14,13 +14,16 @@ function left(name, seconds) {
   return told.get(name) < 7.5 ? "5 s" : roughly(Math.max(10, told.get(name)));
 }
 
+// As hubs give it: "15.2 GB", "270 MB".
+const onHub = (bytes) => (bytes < 1e9 ? `${Math.ceil(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`);
+
 // For the list of models: "ready", "asleep, 0.4 s", "starting, about 40 s left", "cold, about 70 s".
 export function costText(s) {
   const { kind, seconds, download_bytes: bytes } = s.switch_cost ?? {};
   if (kind !== "starting") told.delete(s.name);
   if (s.moving || ["ready", "failed", "stopping"].includes(s.state)) return stateText(s);
   if (!kind) return s.state === "stopped" ? "" : stateText(s);
-  if (kind === "download") return bytes ? t("cost_download_of", { size: `${(bytes / 1e9).toFixed(1)} GB` }) : t("cost_download");
+  if (kind === "download") return bytes ? t("cost_download_of", { size: onHub(bytes) }) : t("cost_download");
   if (seconds == null) return t(`cost_${kind}`);
   return t(`cost_${kind}_s`, { d: kind === "starting" ? left(s.name, seconds) : roughly(seconds) });
 }

@@ -17,7 +17,7 @@ from server_manager.memory_plan.cost import CostKind, SwitchCost, room_seconds, 
 from server_manager.memory_plan.history import MAX_SUBJECTS, MemoryHistory, memory_subject, predicted_figures
 from server_manager.memory_plan.measured import MAX_RUNS, Figures, Measure, actual_figures
 from server_manager.memory_plan.need import Learned, NeedBasis, memory_needs
-from server_manager.memory_plan.release import Sleep, Stop, WaitFor, WaitReason
+from server_manager.memory_plan.release import Action, Sleep, Stop, WaitFor, WaitReason
 from server_manager.server_state import ServerState
 from server_manager.start_subject import StartSubject
 
@@ -295,8 +295,17 @@ def test_cost_of_each_state(history: MemoryHistory) -> None:
 
 def test_time_to_make_room(history: MemoryHistory) -> None:
     history.record(subject("a"), Measure.LATER_SLEEP_S, 0.3)
-    subjects = {"a": subject("a"), "b": subject("b")}
-    assert room_seconds((), subjects, history) == 0.0
-    assert room_seconds((Sleep("a", 1, GIB), Stop("b", GIB)), subjects, history) == pytest.approx(0.3)
-    assert room_seconds((Sleep("b", 1, GIB),), subjects, history) is None
-    assert room_seconds((WaitFor("a", WaitReason.IN_USE),), subjects, history) is None
+    history.record(subject("a"), Measure.WAKE_S, 9.0)
+    history.record(subject("b"), Measure.WAKE_S, 0.4)
+    history.record(subject("b"), Measure.STOP_S, 5.0)
+    subjects = {name: subject(name) for name in "abc"}
+
+    def takes(*actions: Action, **more: float) -> float | None:
+        return room_seconds(actions, subjects, history, **more)
+
+    assert takes() == 0.0
+    assert takes(Sleep("a", 1, GIB), Stop("b", GIB)) == pytest.approx(5.3)
+    assert takes(Sleep("b", 1, GIB)) == pytest.approx(0.4), "about as long as its wake"
+    assert takes(Sleep("a", 1, GIB), Sleep("c", 1, GIB)) is None, "never measured"
+    assert takes(Sleep("a", 1, GIB), Stop("unknown", GIB), unmeasured=0.0) == pytest.approx(0.3)
+    assert takes(WaitFor("a", WaitReason.IN_USE), unmeasured=0.0) is None
