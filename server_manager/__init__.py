@@ -30,6 +30,8 @@ from server_manager.manager import Server, ServerManager
 from server_manager.memory_plan.spec_shape import split_choices
 from server_manager.metrics_poller import MetricsPoller
 from server_manager.model_spec import RESTARTS_VARIABLE, ModelSpec, option_error, option_warnings
+from server_manager.phrases import Phrase
+from server_manager.phrases import render as render_phrases
 from server_manager.reclaim import Leftovers, findings_dict
 from server_manager.sampling import SAMPLING_PARAMS, SamplingParam, defaults_for, request_fields
 from server_manager.secret_mask import MASK, is_secret, without_passwords
@@ -38,6 +40,7 @@ from server_manager.server_state import ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
 from server_manager.shell_line import SECRET_FLAGS, parse_shell_line, shell_line
 from server_manager.start_phase import StartPhase
+from server_manager.switching.policy import NO_WORDS
 from server_manager.switching.policy import SLEEP_AFTER as SLEEP_AFTER_VARIABLE
 from server_manager.switching.policy import STOP_AFTER as STOP_AFTER_VARIABLE
 from server_manager.switching.policy import SWITCHABLE as SWITCHABLE_VARIABLE
@@ -46,6 +49,7 @@ from server_manager.telemetry.sampler import GpuSampler
 
 __all__ = [
     "MASK",
+    "NO_WORDS",
     "RESTARTS_VARIABLE",
     "SAMPLING_PARAMS",
     "SECRET_FLAGS",
@@ -75,6 +79,7 @@ __all__ = [
     "MetricsPoller",
     "ModelSpec",
     "NotAllowed",
+    "Phrase",
     "Preset",
     "ProgressFrame",
     "Reading",
@@ -109,6 +114,7 @@ __all__ = [
     "parse_shell_line",
     "recommended_for",
     "refuse",
+    "render_phrases",
     "request_fields",
     "shell_line",
     "split_choices",

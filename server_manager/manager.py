@@ -30,7 +30,7 @@ from server_manager.shell_line import shell_line
 from server_manager.start_subject import start_subject
 from server_manager.stop_receipt import Readings
 from server_manager.switching.idle import IdleTimer, Patience
-from server_manager.switching.policy import is_switchable, sleep_after_seconds, stop_after_seconds
+from server_manager.switching.policy import is_switchable, mistakes, sleep_after_seconds, stop_after_seconds
 from server_manager.switching.rooms import Ledgers, Rooms, listed_ledgers
 from server_manager.switching.switchboard import Switchboard
 from server_manager.switching.view import SwitchViews
@@ -103,6 +103,8 @@ class ServerManager:
         )
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._mistakes: dict[str, tuple[str, ...]] = {}
+        """In what models say of idle times, as it was told last."""
         self._noted: str | None = None
         """The model that stands in the file of the one used last."""
 
@@ -296,6 +298,10 @@ class ServerManager:
             spec = self.catalogue.get(name)
         except ServerManagerError:  # its file is gone, or cannot be read
             return Patience()
+        if (found := mistakes(spec)) != self._mistakes.get(name, ()):
+            self._mistakes[name] = found
+            for mistake in found:  # once, not at each look
+                log.warning("%s", mistake)
         return Patience(sleep_after_seconds(spec), stop_after_seconds(spec))
 
     def _process(self, name: str) -> ServerProcess:

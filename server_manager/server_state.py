@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from server_manager.diagnosis.report import Diagnosis
 from server_manager.memory_parts import MemoryParts
+from server_manager.phrases import Phrase
 from server_manager.start_meter import StartProgressView
 from server_manager.start_phase import StartPhase
 from server_manager.stop_receipt import StopReceipt
@@ -105,16 +106,20 @@ class Waiting:
     """How many others come first; 0: it is its turn, and it waits for servers to make room."""
     behind: tuple[str, ...]
     """Whose turn comes first, or which servers make room."""
-    reason: str = "turn"
-    """``turn``, ``in_use`` (answers that are still going on), ``starting`` or ``ending``."""
+    reasons: tuple[str, ...] = ()
+    """Why, for each of ``behind``: ``in_use`` (answers that are still going on), ``starting`` or ``ending``; empty:
+    it is their turn first."""
 
     @property
     def words(self) -> str:
-        names = ", ".join(self.behind)
-        if self.reason == "turn":
-            return f"waiting in line, {self.position} before it ({names})"
+        if not self.reasons:
+            return f"waiting in line, {self.position} before it ({', '.join(self.behind)})"
         what = {"in_use": "answers of {} to end", "starting": "{} to have started", "ending": "{} to have ended"}
-        return "waiting for " + what[self.reason].format(names)
+        names = {
+            reason: [name for name, why in zip(self.behind, self.reasons, strict=True) if why == reason]
+            for reason in dict.fromkeys(self.reasons)
+        }
+        return "waiting for " + " and ".join(what[reason].format(", ".join(names[reason])) for reason in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,8 @@ class ServerStatus:
     phase: StartPhase | None = None
     detail: str = ""
     """What the phase says besides, for example shards "2/4"."""
+    detail_phrases: tuple[Phrase, ...] = ()
+    """What that was put together from, of what the memory planner says."""
     progress: StartProgressView | None = None
     """How far a start is and how long it still takes; of a server that is ready, how long each phase took."""
     pid: int | None = None

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from server_manager.client import ServedModel
+from server_manager.phrases import phrases_of
 from server_manager.server_state import LEGAL, ServerState, ServerStatus
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ class StatusCell:
         self.update(state=state, since=time.time(), **fields)
 
     def update(self, **fields: Any) -> None:
-        """Changes other fields than the state and wakes those who wait."""
+        """Changes other fields than the state and wakes those who wait. A detail brings its phrases along."""
+        if (detail := fields.get("detail")) is not None:
+            fields |= {"detail": str(detail), "detail_phrases": phrases_of(detail)}
         self.value = replace(self.value, **fields)
         self._changed.set()
         self._changed = asyncio.Event()

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server_manager import Dialect, GatewayRefusal, error_document, error_headers
 from webui.api_keys import ApiKeys
 from webui.gateway_app import is_gateway_path
-from webui.users import Role, User, hash_password, password_matches, read_users
+from webui.users import Role, User, Users, hash_password, password_matches
 
 COOKIE = "deck-session"
 SESSION_SECONDS = 30 * 24 * 3600
@@ -43,17 +43,18 @@ class Access:
 
     def __init__(
         self,
-        users: Mapping[str, tuple[Role, str]] | None,
+        users: Users | None,
         key: bytes,
         local_token: str,
         api_keys: ApiKeys | None = None,
     ) -> None:
         """``users`` is ``None`` without ``--auth``; ``local_token`` is that of the command line on this machine."""
         self._api_keys = api_keys
-        self._users = users
+        self._file = users
         self._key = key
         self._local_token = local_token.encode()
-        self._checked: dict[tuple[str, bytes], User] = {}
+        self._checked: dict[tuple[str, bytes], str] = {}
+        """The hash that a password was found to fit, by name and password."""
         self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
         # An unknown name costs the same time as a wrong password, so that names cannot be found by timing.
         self._nobody = hash_password("") if users is not None else ""
@@ -63,15 +64,20 @@ class Access:
         """With the users of a file and their API keys. Raises ``SpecError`` where a file cannot be read."""
         if users_file is None:
             return cls(None, key, local_token)
-        return cls(read_users(users_file), key, local_token, ApiKeys.of(users_file))
+        return cls(Users(users_file), key, local_token, ApiKeys.of(users_file))
 
     @property
     def login_required(self) -> bool:
-        return self._users is not None
+        return self._file is not None
+
+    @property
+    def _users(self) -> Mapping[str, tuple[Role, str]]:
+        """As they are now; none without ``--auth``."""
+        return self._file.now() if self._file is not None else {}
 
     async def user_of(self, headers: Headers) -> User | None:
         """The sender of a request, or ``None``."""
-        if self._users is None:
+        if self._file is None:
             return LOCAL_USER
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(credentials.encode(), self._local_token):
@@ -89,22 +95,24 @@ class Access:
 
     def _from_api_key(self, api_key: str) -> User | None:
         name = self._api_keys.owner(api_key) if self._api_keys else None
-        if name is None or name not in (self._users or {}):
-            return None
-        return User(name, (self._users or {})[name][0])
+        return self._user(name) if name is not None else None
+
+    def _user(self, name: str) -> User | None:
+        known = self._users.get(name)
+        return User(name, known[0]) if known is not None else None
 
     async def check_password(self, name: str, password: str) -> User | None:
         """The user, if the password is right. Takes 50 ms in a thread the first time; then it is remembered."""
-        role, hashed = (self._users or {}).get(name, (Role.USER, ""))
+        _, hashed = self._users.get(name, (Role.USER, ""))
         seen = (name, hmac.digest(self._key, password.encode(), hashlib.sha256))
-        if seen in self._checked:
-            return self._checked[seen]
+        if hashed and self._checked.get(seen) == hashed:
+            return self._user(name)
         async with self._checks:
             right = await asyncio.to_thread(password_matches, password, hashed or self._nobody)
         if not (right and hashed):
             return None
-        user = self._checked[seen] = User(name, role)
-        return user
+        self._checked[seen] = hashed
+        return self._user(name)
 
     def new_session(self, user: User) -> str:
         """A signed session: name, expiry as Unix time, signature."""
@@ -116,17 +124,17 @@ class Access:
         encoded, _, expires = body.partition(".")
         try:
             name = base64.urlsafe_b64decode(encoded).decode()
-            if int(expires) < time.time() or name not in (self._users or {}):
+            if int(expires) < time.time():
                 return None
         except ValueError:  # not one of ours
             return None
         if not hmac.compare_digest(signature.encode(), self._sign(body, name).encode()):
             return None
-        return User(name, (self._users or {})[name][0])
+        return self._user(name)
 
     def _sign(self, body: str, name: str) -> str:
         """With the hash of the password in it: a new password ends the sessions of the old one."""
-        _, hashed = (self._users or {}).get(name, (Role.USER, ""))
+        _, hashed = self._users.get(name, (Role.USER, ""))
         return hmac.new(self._key, f"{body} {hashed}".encode(), hashlib.sha256).hexdigest()
 
 

@@ -50,7 +50,7 @@ def error_dict(error: ServerManagerError) -> dict[str, Any]:
             "cause": why.cause,
             "title": why.title,
             "remedy": why.remedy,
-            "translations": translated(why.cause, why.facts),
+            "translations": translated(why),
         }
         found["diagnosis"] = {"server": error.facts.get("name"), **brief}
     return found

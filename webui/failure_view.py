@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any
 
-from server_manager import Catalogue, Fix, ModelSpec, ServerManagerError, ServerStatus, difference
-from webui.locales import failure_words
+from server_manager import (
+    Catalogue,
+    Diagnosis,
+    Fix,
+    ModelSpec,
+    Phrase,
+    ServerManagerError,
+    ServerStatus,
+    difference,
+    render_phrases,
+)
+from webui.locales import failure_words, planner_words
 
 
 def fixes_of(status: ServerStatus, catalogue: Catalogue) -> list[dict[str, Any]]:
@@ -39,14 +49,24 @@ def _shown(spec: ModelSpec, fix: Fix) -> dict[str, Any]:
     }
 
 
-def translated(cause: str, facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def translated(why: Diagnosis) -> dict[str, dict[str, str]]:
     """Title and remedy in the languages that have them and can say all that belongs into them."""
     found: dict[str, dict[str, str]] = {}
     for locale, words in failure_words().items():
-        texts = {part: words.get(f"{key}_{cause}") for part, key in (("title", "why"), ("remedy", "remedy"))}
-        shown = {part: _filled(text, facts) for part, text in texts.items() if text}
+        texts = {part: words.get(f"{key}_{why.cause}") for part, key in (("title", "why"), ("remedy", "remedy"))}
+        shown = {part: _filled(text, why.facts) for part, text in texts.items() if text}
         found[locale] = {part: text for part, text in shown.items() if text}
+    for part, phrases in (("title", why.title_phrases), ("remedy", why.remedy_phrases)):
+        for locale, text in in_words(phrases).items():
+            found[locale][part] = text
     return found
+
+
+def in_words(phrases: Sequence[Phrase]) -> dict[str, str]:
+    """What the memory planner says, by language; empty where there is nothing, or it stays English."""
+    if not phrases:
+        return {}
+    return {locale: render_phrases(phrases, words) for locale, words in planner_words().items()}
 
 
 def _filled(text: str, facts: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from server_manager import LedgerBook, MetricsPoller, Reading, ServerManager, ServerStatus, StartPhase
-from webui.failure_view import for_operators, translated, without_proof
+from webui.failure_view import for_operators, in_words, translated, without_proof
 
 
 def without_command(status: dict[str, Any]) -> dict[str, Any]:
@@ -32,8 +32,11 @@ def status_dict(status: ServerStatus, now: float | None = None) -> dict[str, Any
     found["elapsed_s"] = round(now - since, 1) if since else None
     if found["exit"]:
         found["exit"].pop("log_tail")
-        if why := found["exit"]["diagnosis"]:
-            why["translations"] = translated(why["cause"], why["facts"])
+        if (why := found["exit"]["diagnosis"]) and status.exit is not None and status.exit.diagnosis is not None:
+            del why["title_phrases"], why["remedy_phrases"]
+            why["translations"] = translated(status.exit.diagnosis)
+    found["detail_translations"] = in_words(status.detail_phrases)
+    del found["detail_phrases"]
     found["phase_index"] = list(StartPhase).index(status.phase) if status.phase else None
     return found
 

@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from server_manager import SLEEP_AFTER_VARIABLE, STOP_AFTER_VARIABLE, SWITCHABLE_VARIABLE
+from server_manager import NO_WORDS, SLEEP_AFTER_VARIABLE, STOP_AFTER_VARIABLE, SWITCHABLE_VARIABLE
 
 SWITCH_VARIABLES = (SWITCHABLE_VARIABLE, SLEEP_AFTER_VARIABLE, STOP_AFTER_VARIABLE)
-_NO = frozenset({"0", "no", "false", "off"})
 _Minutes = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 _AS_FOR_ALL = "none: as `defaults.env` says"
 
@@ -34,7 +33,7 @@ def switch_fields(own: Mapping[str, str]) -> dict[str, Any]:
     """The fields, from the variables that are the model's own; ``None`` (or "") for what is as for all."""
     switchable = own.get(SWITCHABLE_VARIABLE, "").strip().lower()
     return {
-        "switchable": ("no" if switchable in _NO else "yes") if switchable else "",
+        "switchable": ("no" if switchable in NO_WORDS else "yes") if switchable else "",
         "sleep_after": _minutes(own.get(SLEEP_AFTER_VARIABLE, "")),
         "stop_after": _minutes(own.get(STOP_AFTER_VARIABLE, "")),
     }

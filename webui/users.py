@@ -6,13 +6,17 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from server_manager import SpecError
+
+log = logging.getLogger(__name__)
 
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1}
 
@@ -77,6 +81,37 @@ def read_users(path: Path) -> dict[str, tuple[Role, str]]:
     if not users:
         raise SpecError(f"{path} names no users.", advice, path=path)
     return users
+
+
+class Users:
+    """The users of a file, read again when it changes: a role counts, or a user counts no more, without a restart.
+
+    Where it has become unreadable those of before stay, and the app's log says why: a slip in an editor must not throw
+    everybody out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises ``SpecError`` where the file cannot be read."""
+        self._path = path
+        self._stamp = self._stamp_now()
+        self._users = read_users(path)
+
+    def now(self) -> Mapping[str, tuple[Role, str]]:
+        """Role and hash by name. Looks at the file's time: some microseconds."""
+        if (stamp := self._stamp_now()) != self._stamp:
+            self._stamp = stamp
+            try:
+                self._users = read_users(self._path)
+            except SpecError as error:
+                log.error("%s The users of before stay.", error)
+        return self._users
+
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def add_user(path: Path, name: str, role: str, password: str) -> None:

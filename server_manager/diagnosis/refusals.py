@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from server_manager.diagnosis.fixes import with_option, without_option
 from server_manager.diagnosis.report import Diagnosis, Fix
 from server_manager.errors import InsufficientMemory, ServerManagerError, SpecError
+from server_manager.phrases import phrases_of
 
 _SMALLEST_SHARE = 0.05
 
@@ -15,8 +16,10 @@ def diagnose_refusal(error: ServerManagerError) -> Diagnosis:
     """What a check before the start found."""
     return Diagnosis(
         cause=error.code,
-        title=error.message,
-        remedy=error.next_step,
+        title=str(error.message),
+        remedy=str(error.next_step),
+        title_phrases=phrases_of(error.message),
+        remedy_phrases=phrases_of(error.next_step),
         fixes=tuple(_fixes(error)),
     )
 

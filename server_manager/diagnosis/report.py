@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server_manager.phrases import Phrase
+
 
 @dataclass(frozen=True, slots=True)
 class Fix:
@@ -41,6 +43,9 @@ class Diagnosis:
     """What to do; one or two sentences."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """Numbers and names that were read from the log; what title and remedy were filled with."""
+    title_phrases: tuple[Phrase, ...] = ()
+    """What the title was put together from, where one template does not do."""
+    remedy_phrases: tuple[Phrase, ...] = ()
     fixes: tuple[Fix, ...] = ()
     known: bool = True
     """False where no rule knows it: then the evidence is the engine's first exception."""

@@ -35,7 +35,7 @@ from server_manager.memory_plan.need import MemoryNeed
 from server_manager.memory_plan.places import VISIBLE, Places
 from server_manager.memory_plan.release import Action, Grade, Step, WaitFor, WaitReason, action_of, make_room
 from server_manager.memory_plan.share import Room, demand, share_of
-from server_manager.memory_plan.words import refusal, reserved_bytes, start_words, wake_words
+from server_manager.memory_plan.words import left_to_vllm, refusal, reserved_bytes, start_words, wake_words
 from server_manager.memory_plan.world import GIB, Device, Policy, UpServer, World
 from server_manager.server_state import ServerState
 
@@ -75,7 +75,7 @@ def decide_start(request: StartRequest, world: World, policy: Policy = DEFAULT_P
     pool = request.places.devices if request.places else ()
     needs = [need for need in request.needs if need.gpu_count <= len(pool)]
     if not needs or request.places is None:
-        return Decision(words=f"Where {request.name} goes is left to vLLM.")
+        return Decision(words=left_to_vllm(request.name))
     others = world.without(request.name)
     for sure in (False, True):
         for waiting in (False, True):

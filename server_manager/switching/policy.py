@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from server_manager.model_spec import ModelSpec
 
-log = logging.getLogger(__name__)
-
 SWITCHABLE, SLEEP_AFTER, STOP_AFTER = "DECK_SWITCHABLE", "DECK_SLEEP_AFTER", "DECK_STOP_AFTER"
-_NO = frozenset({"0", "no", "false", "off"})
+NO_WORDS = frozenset({"0", "no", "false", "off"})
+"""What switches off, in small letters."""
 
 
 def is_switchable(spec: ModelSpec) -> bool:
@@ -18,7 +15,7 @@ def is_switchable(spec: ModelSpec) -> bool:
     Not where its flags say otherwise, or where PyTorch's allocator has a setting that vLLM's sleep mode has no effect
     with (vllm#11743).
     """
-    if spec.setting(SWITCHABLE).lower() in _NO or spec.options.get("enable-sleep-mode") is False:
+    if spec.setting(SWITCHABLE).lower() in NO_WORDS or spec.options.get("enable-sleep-mode") is False:
         return False
     allocator = (spec.setting("PYTORCH_CUDA_ALLOC_CONF") + spec.setting("PYTORCH_ALLOC_CONF")).replace(" ", "")
     return "expandable_segments:True" not in allocator
@@ -34,11 +31,24 @@ def stop_after_seconds(spec: ModelSpec) -> float | None:
     return _minutes(spec, STOP_AFTER)
 
 
+def mistakes(spec: ModelSpec) -> tuple[str, ...]:
+    """What is set and cannot be read, in words: it counts as not set."""
+    texts = {name: spec.setting(name) for name in (SLEEP_AFTER, STOP_AFTER)}
+    return tuple(
+        f"{name} of {spec.name} is no number of minutes: {text!r}"
+        for name, text in texts.items()
+        if _number(text) is None
+    )
+
+
 def _minutes(spec: ModelSpec, name: str) -> float | None:
-    text = spec.setting(name)
-    try:
-        minutes = float(text) if text else 0.0
-    except ValueError:
-        log.warning("%s of %s is no number of minutes: %r", name, spec.name, text)
-        return None
+    minutes = _number(spec.setting(name)) or 0.0
     return minutes * 60 if minutes > 0 else None
+
+
+def _number(text: str) -> float | None:
+    """0 for an empty text; ``None`` for what is no number."""
+    try:
+        return float(text) if text else 0.0
+    except ValueError:
+        return None

@@ -16,8 +16,10 @@ from server_manager.memory_plan.need import estimated_residue
 from server_manager.memory_plan.planner import decide_start, decide_wake
 from server_manager.memory_plan.release import Stop
 from server_manager.memory_plan.start_request import Launching, start_request, subject_of
+from server_manager.memory_plan.words import said
 from server_manager.memory_plan.world import Device, UpServer, World, devices_of, held_by_server
 from server_manager.model_spec import ModelSpec
+from server_manager.phrases import Phrase, phrases_of
 from server_manager.server_state import LIVE_STATES, ExitCause, ServerExit, ServerState, ServerStatus
 from server_manager.start_subject import StartSubject
 from server_manager.stop_receipt import Readings
@@ -202,7 +204,7 @@ class Rooms:
         leaving = self._first_to_go(name)
         if leaving is None:
             return Decision()
-        return Decision(actions=(Stop(leaving, 0),), words=f"stopping {leaving}")
+        return Decision(actions=(Stop(leaving, 0),), words=said(Phrase("plan_stopping", {"server": leaving})))
 
     async def _world(
         self,
@@ -275,11 +277,11 @@ class Rooms:
 def _more_about(refusal: InsufficientMemory, reading: Reading, spec: ModelSpec) -> InsufficientMemory:
     """The same with the names of those who hold the memory, and what in the model's own file may be changed."""
     device = next((each for each in reading.devices if each.index == refusal.facts.get("device")), None)
-    who = holders(device, reading) if device is not None else []
-    message = f"{refusal.message} Held by {', '.join(who)}." if who else refusal.message
-    next_step = refusal.next_step
-    if "gpu-memory-utilization" in spec.options:
-        next_step = f"Lower gpu-memory-utilization, or leave it out to take what is free. {next_step}"
+    who = holders(device, reading) if device is not None else ()
+    held = (Phrase("refused_held", {"holders": who}),) if who else ()
+    lower = (Phrase("do_lower_share"),) if "gpu-memory-utilization" in spec.options else ()
+    message = said(*phrases_of(refusal.message), *held)
+    next_step = said(*lower, *phrases_of(refusal.next_step))
     return InsufficientMemory(message, next_step, **refusal.facts)
 
 

@@ -23,6 +23,8 @@ from server_manager.client import ServerClient
 from server_manager.errors import InsufficientMemory, ServerManagerError
 from server_manager.memory_plan.decision import Decision
 from server_manager.memory_plan.release import Sleep, Stop, WaitFor, WaitReason
+from server_manager.memory_plan.words import said
+from server_manager.phrases import Phrase, phrases_of
 from server_manager.server_state import ServerExit, ServerState, ServerStatus, Waiting
 from server_manager.switching.turns import Turn, Turns
 from server_manager.switching.uses import Uses
@@ -261,7 +263,7 @@ class Switchboard:
             elif not fresh and not (isinstance(decision, Decision) and decision.actions):
                 pass  # only the present counts for going ahead, or for giving up
             elif isinstance(decision, InsufficientMemory):
-                progress(f"waiting for memory: {decision.message}")
+                progress(said(Phrase("plan_waits_for_memory"), *phrases_of(decision.message)))
                 if refused.is_final(decision):
                     raise decision
                 await self._next_change(seen)
@@ -269,7 +271,8 @@ class Switchboard:
                 return decision
             elif decision.waits:
                 waits = [action for action in decision.actions if isinstance(action, WaitFor)]
-                self._show(turn, Waiting(0, tuple(action.name for action in waits), waits[0].reason), progress)
+                behind, reasons = (action.name for action in waits), (action.reason.value for action in waits)
+                self._show(turn, Waiting(0, tuple(behind), tuple(reasons)), progress)
                 for action in waits:
                     if action.reason is WaitReason.IN_USE:
                         self._claim(change, action.name)

@@ -260,7 +260,7 @@ async def test_refusal_names_who_holds_the_memory(
     held = (DeviceProcess(71, 30 * 2**30, "python"), DeviceProcess(72, 9 * 2**30, "VLLM::EngineCore"))
     deck.readings.devices = [replace(device(0, 40.0), processes=held)]
     deck.readings.pids = {"Qwen2-7B": (72,)}
-    with pytest.raises(StartError, match=r"Held by python, pid 71 \(30\.0 GiB\), Qwen2-7B \(9\.0 GiB\)"):
+    with pytest.raises(StartError, match=r"Held by python, pid 71 \(30\.0 GiB\) and Qwen2-7B \(9\.0 GiB\)"):
         await deck.ready("m")
 
 
@@ -353,3 +353,21 @@ async def test_what_cannot_be_tidied_up_at_the_start_does_not_keep_the_app_from_
     third = Deck(kept, session)
     await third.manager.open()
     assert store.load_all() == ()
+
+
+async def test_mistake_in_an_idle_time_is_told_once(
+    deck: Deck, add_model: AddModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = add_model("m")
+    env = deck.settings.models_dir / f"{name}.env"
+
+    def told() -> int:
+        deck.manager._patience(name)
+        return caplog.text.count("is no number of minutes")
+
+    env.write_text("DECK_SLEEP_AFTER=soon\n")
+    assert [told() for _ in range(3)] == [1, 1, 1]
+    env.write_text("DECK_SLEEP_AFTER=later\n")
+    assert told() == 2
+    env.write_text("DECK_SLEEP_AFTER=5\n")
+    assert (told(), deck.manager._patience(name).sleep_after) == (2, 300)

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from server_manager.server_state import LEGAL, ServerState, ServerStatus
+from server_manager.server_state import LEGAL, ServerState, ServerStatus, Waiting
 from server_manager.status_cell import StatusCell
 
 STOPPED, STARTING, READY, ASLEEP, STOPPING, FAILED = ServerState
@@ -63,3 +63,9 @@ async def test_waiting_ends_with_the_task_it_depends_on() -> None:
     task = asyncio.create_task(asyncio.sleep(0))
     await asyncio.wait_for(cell.wait_until(lambda status: status.state is READY, unless_done=task), 10)
     assert cell.value.state is STOPPED
+
+
+def test_what_a_server_waits_for_is_told_with_every_reason() -> None:
+    assert Waiting(2, ("a", "b")).words == "waiting in line, 2 before it (a, b)"
+    several = Waiting(0, ("a", "b", "c"), ("in_use", "starting", "in_use"))
+    assert several.words == "waiting for answers of a, c to end and b to have started"

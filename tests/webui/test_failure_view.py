@@ -40,8 +40,9 @@ def test_there_are_at_least_forty_causes() -> None:
 
 
 def test_what_cannot_be_filled_in_stays_english() -> None:
-    assert translated("kv_cache_too_small", {"length": 32768, "estimate": 1696})["zh-CN"].keys() == {"remedy"}
-    assert translated("nothing of ours", {})["zh-CN"] == {}
+    facts = {"length": 32768, "estimate": 1696}
+    assert translated(Diagnosis("kv_cache_too_small", "It is.", facts=facts))["zh-CN"].keys() == {"remedy"}
+    assert translated(Diagnosis("nothing of ours", "It is."))["zh-CN"] == {}
 
 
 def test_labels_have_their_words() -> None:

@@ -118,3 +118,31 @@ def test_user_that_cannot_be_added_is_said(tmp_path: Path) -> None:
     assert "shorter than 8" in short.stderr
     assert "No such file" in nowhere.stderr
     assert "Traceback" not in short.stderr + nowhere.stderr
+
+
+@pytest.mark.slow
+def test_users_change_while_the_app_goes_on(tmp_path: Path) -> None:
+    """A new one gets in, one who is removed is out with the session, and a slip throws nobody out."""
+    place, path = Place(tmp_path), tmp_path / "users"
+    add_user(path, "olga", "operator", "a password")
+    add_user(path, "ulf", "user", "a password")
+    try:
+        app = DeckApp(place, "--auth", str(path)).wait_until_up()
+        log_in(app.http, ("ulf", "a password"))
+        assert app.http.get("/api/me", auth=("ulf", "a password")).json()["role"] == "user"
+        assert app.http.get("/api/me").status_code == 200
+
+        before = path.read_text()
+        path.write_text(before.replace("ulf user", "ulf operator"))
+        assert app.http.get("/api/me").json()["role"] == "operator"
+        path.write_text("olga operator\n")
+        assert app.http.get("/api/me").status_code == 200, "a line that is no user: those of before stay"
+        path.write_text("".join(line for line in before.splitlines(keepends=True) if "ulf" not in line))
+        assert app.http.get("/api/me").status_code == 401
+        assert app.http.get("/api/me", auth=("ulf", "a password")).status_code == 401
+        add_user(path, "nina", "user", "a password")
+        assert app.http.get("/api/me", auth=("nina", "a password")).json()["name"] == "nina"
+        app.close()
+        assert "is not “NAME ROLE HASH”" in app.stderr
+    finally:
+        place.close()

@@ -33,6 +33,13 @@ def failure_words() -> dict[str, dict[str, str]]:
 
 
 @cache
+def planner_words() -> dict[str, dict[str, str]]:
+    """By locale: templates for what the memory planner says, in ``server_manager`` in English."""
+    path = Path(__file__).parent / "planner.zh-CN.yaml"
+    return {"zh-CN": yaml.safe_load(path.read_text(encoding="utf-8"))}
+
+
+@cache
 def translations() -> Any:
     """``gr.I18n`` over ``messages()``. Gradio knows the Chinese of browsers that say ``zh-CN`` or ``zh-TW``."""
     found = messages()

@@ -20,7 +20,7 @@ export function duration(seconds) {
 // "loading weights 1/2" for a server that starts.
 export function phaseText(status) {
   if (!status.phase) return t("state_starting");
-  return [t(`phase_${status.phase}`), status.detail].filter(Boolean).join(" ");
+  return [t(`phase_${status.phase}`), status.detail_translations?.[locale] ?? status.detail].filter(Boolean).join(" ");
 }
 
 // A short time that was measured or is estimated, so rounded that it does not flicker: "0.4 s", "7 s", "70 s", "3 min".

@@ -28,15 +28,19 @@ export function costText(s) {
   return t(`cost_${kind}_s`, { d: kind === "starting" ? left(s.name, seconds) : roughly(seconds) });
 }
 
-// Of a server in the queue: "2nd in line, after alpha", "waiting for the answers of alpha to end".
-export function waitingText({ position, behind, reason }) {
-  const names = behind.join(t("list_comma"));
-  return reason === "turn" ? t("waits_turn", { nth: ordinal(position + 1), names }) : t(`waits_${reason}`, { names });
+// Of a server in the queue: "2nd in line, after alpha", "waiting for the answers of alpha to end, and for beta to have started".
+export function waitingText({ position, behind, reasons }) {
+  const listed = (names) => names.join(t("list_comma"));
+  if (!reasons.length) return t("waits_turn", { nth: ordinal(position + 1), names: listed(behind) });
+  const parts = [...new Set(reasons)].map((reason) =>
+    t(`waits_${reason}`, { names: listed(behind.filter((name, i) => reasons[i] === reason)) }),
+  );
+  return parts.join(t("list_and"));
 }
 
 // The same where there is little room: "2nd in line", "waits for alpha".
-export const shortWaiting = ({ position, behind, reason }) =>
-  reason === "turn" ? t("waits_short_turn", { nth: ordinal(position + 1) }) : t("waits_short", { names: behind.join(t("list_comma")) });
+export const shortWaiting = ({ position, behind, reasons }) =>
+  reasons.length ? t("waits_short", { names: behind.join(t("list_comma")) }) : t("waits_short_turn", { nth: ordinal(position + 1) });
 
 // In the place of an answer, until its server is ready.
 export function untilReady(s, waited_s) {
