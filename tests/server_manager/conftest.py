@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes import AddModel, Deck, StubServer
+from gateway_desk import Desk, open_desk
 from processes import FAKE_VLLM, clear_and_report, fake_shared_memory
 from stage import Stage
 
@@ -99,3 +100,10 @@ async def stage(settings: Settings, session: ClientSession, monkeypatch: pytest.
         yield found
         await found.server.stop(now=True)
         await asyncio.gather(*found.tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    """A gateway with a client and a server that the test plays."""
+    async with open_desk(tmp_path) as found:
+        yield found

@@ -1,25 +1,19 @@
-"""What the planner decides on machines that people have."""
+"""What the planner decides on machines that people have: how much, where, and when it is not sure."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from pathlib import Path
 
-import pytest
-from plan_shapes import QWEN2_05B, QWEN2_7B, QWEN2_15B, QWEN2_VL_7B, QWEN3_30B_A3B, RealModel
-from plan_worlds import GIB, answer, decided, gib, gpu, need, refused, up, world
+from plan_worlds import GIB, decided, gib, gpu, need, refused, up, world
 
-from server_manager.memory_plan.chosen import ChosenFlags, chosen_flags
+from server_manager.memory_plan.chosen import ChosenFlags
 from server_manager.memory_plan.decision import Decision
-from server_manager.memory_plan.history import predicted_figures
-from server_manager.memory_plan.need import MemoryNeed, NeedBasis, estimated_overhead, memory_needs
+from server_manager.memory_plan.need import NeedBasis
 from server_manager.memory_plan.planner import StartRequest, decide_start, decide_wake
-from server_manager.memory_plan.release import Sleep, Stop, WaitFor, WaitReason
-from server_manager.memory_plan.world import Device, Policy, UpServer, devices_of, held_by_server, host_device
+from server_manager.memory_plan.release import Sleep, Stop
+from server_manager.memory_plan.world import Policy, devices_of
 from server_manager.server_state import ServerState
-from server_manager.telemetry.base import DeviceSnapshot, HostSnapshot
-from server_manager.telemetry.ledger import MemoryLedger, Owner, OwnerKind
+from server_manager.telemetry.base import DeviceSnapshot
 
 ASLEEP, STARTING, STOPPING = ServerState.ASLEEP, ServerState.STARTING, ServerState.STOPPING
 
@@ -94,126 +88,6 @@ def test_other_peoples_large_process_counts_as_a_neighbour() -> None:
     found = decided(world([gpu(free=40)]), need())
     assert "kv-cache-memory-bytes" in found.options_to_add
     assert "kv-cache-memory-bytes" not in decided(world([gpu(free=78.5)]), need()).options_to_add
-
-
-# Who makes room
-
-
-def test_the_one_not_used_for_longest_sleeps() -> None:
-    where = world([gpu()], up("old", 30, used=1), up("young", 45, used=2))
-    found = decided(where, need())
-    assert found.actions == (Sleep("old", 1, gib(28)),)
-    expected = "old is put to sleep for new: it needs at least 19.5 GiB, and 4.2 GiB are free on GPU 0."
-    assert found.words == expected
-
-
-def test_nobody_sleeps_in_vain() -> None:
-    """The older one alone would not be enough, and with the younger one it is not needed."""
-    where = world([gpu()], up("old", 5, used=1), up("young", 70, used=2))
-    assert decided(where, need()).actions == (Sleep("young", 1, gib(68)),)
-
-
-def test_level_1_while_the_machines_memory_lasts_then_level_2() -> None:
-    where = world([gpu()], up("a", 35, used=1, host=14), up("b", 40, used=2, host=14), host=20)
-    found = decided(where, need(50))
-    assert found.actions == (Sleep("a", 1, gib(33)), Sleep("b", 2, gib(38)))
-
-
-def test_unknown_machine_memory_means_level_2() -> None:
-    assert decided(world([gpu()], up("a", 70), host=None), need()).sleeps[0].level == 2
-
-
-def test_stopped_where_it_can_sleep_at_level_1_only_and_memory_is_short() -> None:
-    where = world([gpu()], up("a", 70, levels=(1,), host=14), host=10)
-    assert decided(where, need()).actions == (Stop("a", gib(70)),)
-
-
-def test_stopped_where_there_is_no_sleep() -> None:
-    assert decided(world([gpu()], up("a", 70, levels=())), need()).actions == (Stop("a", gib(70)),)
-
-
-def test_stopped_where_it_would_keep_too_much_asleep() -> None:
-    where = world([gpu(total=24)], up("a", 22, residue=3))
-    assert decided(where, need(19, overhead=2)).actions == (Stop("a", gib(22)),)
-
-
-def test_stop_of_one_spares_the_other_its_own() -> None:
-    """Stopping the older one is tried first and is not enough; once the younger is stopped a sleep of it is."""
-    where = world([gpu(total=24)], up("old", 5, residue=2, used=1), up("young", 19, residue=4, used=2))
-    found = decided(where, need(16, kv=1, overhead=3.75))
-    assert found.actions == (Sleep("old", 1, gib(3)), Stop("young", gib(19)))
-
-
-def test_old_sleeper_is_stopped_before_others_lose_more() -> None:
-    where = world(
-        [gpu(total=24)], up("old", 2.5, state=ASLEEP, used=1), up("b", 2.5, state=ASLEEP, used=2), up("c", 18, used=3)
-    )
-    found = decided(where, need(14, kv=1, overhead=3))
-    assert found.actions == (Sleep("c", 1, gib(16)), Stop("old", gib(2.5)))
-
-
-def test_memory_of_a_server_that_ends_is_waited_for_and_nobody_else_disturbed() -> None:
-    where = world([gpu()], up("ending", 40, state=STOPPING), up("idle", 30))
-    found = decided(where, need())
-    assert found.actions == (WaitFor("ending", WaitReason.ENDING),)
-    assert found.words.startswith("new waits for ending, whose memory is coming free: ")
-
-
-def test_one_that_is_falling_asleep_is_waited_for_and_counts_with_what_it_gives_back() -> None:
-    falling = replace(up("falling", 70, state=ASLEEP), is_falling_asleep=True)
-    found = decided(world([gpu()], falling, up("idle", 6)), need())
-    assert found.actions == (WaitFor("falling", WaitReason.ENDING),)
-
-
-def test_one_that_wakes_is_waited_for_and_has_its_memory_already() -> None:
-    waking = up("waking", 2, state=ASLEEP, will_hold=60, is_waking=True, may_be_freed=False)
-    found = decided(world([gpu()], waking), need(12, kv=1, overhead=3))
-    assert found.actions == (WaitFor("waking", WaitReason.STARTING),)
-    assert refused(world([gpu()], waking), need()).facts["promised_bytes"] == gib(58)
-
-
-@pytest.mark.parametrize(("host", "expected"), [(20, True), (16, True), (15, False), (None, False)])
-def test_machine_has_room_for_a_sleeper(host: float | None, expected: bool) -> None:
-    assert world([gpu()], host=host).host_has_room(gib(14), Policy()) is expected
-
-
-def test_two_starts_on_one_gpu_follow_each_other() -> None:
-    starting = up("first", 1, state=STARTING, will_hold=20)
-    found = decided(world([gpu()], starting), need())
-    assert found.actions == (WaitFor("first", WaitReason.STARTING),)
-    assert decided(world([gpu(0), gpu(1)], starting), need()).device_uuids == ("GPU-1",), "another GPU is free"
-
-
-def test_what_a_start_will_still_take_is_not_given_away() -> None:
-    starting = up("first", 1, state=STARTING, will_hold=70, may_be_freed=False)
-    assert refused(world([gpu()], starting), need()).facts["promised_bytes"] == gib(69)
-
-
-def test_a_start_of_which_nothing_is_known_yet_is_waited_for() -> None:
-    starting = UpServer("first", STARTING)
-    assert decided(world([gpu()], starting), need()).waits
-
-
-def test_those_in_use_are_waited_for_and_nobody_sleeps_meanwhile() -> None:
-    where = world([gpu()], up("busy", 60, in_use=True), up("idle", 10))
-    found = decided(where, need(30))
-    assert found.actions == (WaitFor("busy", WaitReason.IN_USE),)
-
-
-def test_nobody_sleeps_for_a_start_that_has_to_wait_anyhow() -> None:
-    where = world([gpu()], up("busy", 40, in_use=True), up("idle", 30))
-    assert decided(where, need(60)).actions == (WaitFor("busy", WaitReason.IN_USE),)
-
-
-def test_split_rather_than_wait_for_somebody_in_use() -> None:
-    busy = [up(f"busy{index}", 40, on=index, in_use=True) for index in range(2)]
-    found = decided(world([gpu(0), gpu(1)], *busy), need(50), need(25, gpus=2))
-    assert (found.actions, found.options_to_add["tensor-parallel-size"]) == ((), 2)
-
-
-def test_idle_one_sleeps_before_anyone_waits() -> None:
-    where = world([gpu()], up("busy", 30, used=1, in_use=True), up("idle", 40, used=2))
-    assert decided(where, need()).actions == (Sleep("idle", 1, gib(38)),)
 
 
 # Where
@@ -345,148 +219,3 @@ def test_refusal_of_a_model_too_large_for_all_gpus_together() -> None:
     error = refused(world([gpu(0, total=24), gpu(1, total=24)]), need(140), need(70, gpus=2))
     assert "and as much of each of 2 GPUs" in error.message
     assert error.facts["gpu_count"] == 2
-
-
-# Waking
-
-
-def test_wake_needs_what_it_gave_back() -> None:
-    asleep = up("sleeper", 2, state=ASLEEP, will_hold=73.5)
-    assert decide_wake("sleeper", world([gpu()], asleep)) == Decision(
-        device_keys=("GPU-0",),
-        device_uuids=("GPU-0",),
-        will_hold={"GPU-0": gib(73.5)},
-        words="sleeper can wake: it takes back 71.5 GiB of the 77.2 GiB free on GPU 0.",
-    )
-    crowded = decide_wake("sleeper", world([gpu()], asleep, up("other", 60), up("third", 2, state=ASLEEP)))
-    assert isinstance(crowded, Decision)
-    assert crowded.actions == (Sleep("other", 1, gib(58)),)
-
-
-def test_wake_leaves_something_to_spare() -> None:
-    asleep, other = up("sleeper", 2, state=ASLEEP, will_hold=70), up("other", 9.1)
-    assert isinstance(found := decide_wake("sleeper", world([gpu()], asleep, other)), Decision)
-    assert found.actions == (Sleep("other", 1, gib(9.1) - gib(2)),)
-
-
-def test_wake_that_others_keep_from_happening_is_refused() -> None:
-    asleep = up("sleeper", 2, state=ASLEEP, will_hold=73.5)
-    error = decide_wake("sleeper", world([gpu()], asleep, up("kept", 20, may_be_freed=False)))
-    assert not isinstance(error, Decision)
-    assert error.facts["requested_bytes"] == gib(71.5) + Policy().spare_bytes
-    assert "start it anew" in error.next_step
-
-
-def test_wake_waits_for_a_start_on_the_same_gpu_and_for_those_in_use() -> None:
-    asleep = up("sleeper", 2, state=ASLEEP, will_hold=40)
-    starting = up("first", 1, state=STARTING, will_hold=20)
-    found = decide_wake("sleeper", world([gpu()], asleep, starting))
-    assert isinstance(found, Decision)
-    assert found.actions == (WaitFor("first", WaitReason.STARTING),)
-    found = decide_wake("sleeper", world([gpu()], asleep, up("busy", 60, in_use=True)))
-    assert isinstance(found, Decision)
-    assert found.actions == (WaitFor("busy", WaitReason.IN_USE),)
-
-
-def test_wake_of_which_nothing_is_known_is_let_through() -> None:
-    found = decide_wake("sleeper", world([gpu()], up("sleeper", 2, state=ASLEEP)))
-    assert isinstance(found, Decision)
-    assert (found.actions, found.device_keys) == ((), ())
-
-
-# From a real model's files
-
-
-H100 = (Device("GPU-0", 0, gib(79.18), gib(79.18), "NVIDIA H100 80GB HBM3"),)
-
-
-def needs_of(tmp_path: Path, model: RealModel, options: dict[str, object], devices: tuple[Device, ...] = H100):  # type: ignore[no-untyped-def]
-    return memory_needs(model.shape(tmp_path), chosen_flags(options), devices)
-
-
-@pytest.mark.parametrize(
-    ("model", "measured_gib"),
-    [(QWEN2_7B, 3.61), (QWEN2_05B, 1.83)],
-)
-def test_formula_for_the_rest_errs_on_the_safe_side(tmp_path: Path, model: RealModel, measured_gib: float) -> None:
-    """Measured on an H100 beside weights and cache: 3.61 GiB; of the 0.5B 1.14 in its share, and 0.69 out of it."""
-    found = estimated_overhead(model.shape(tmp_path), ChosenFlags(), H100) / GIB
-    assert measured_gib < found < measured_gib + 2
-
-
-def test_three_models_of_an_h100(tmp_path: Path) -> None:
-    """Those that the figures on switching are made with: all of them are one GPU's, each with room to spare."""
-    for model in (QWEN2_05B, QWEN2_15B, QWEN2_7B):
-        (found,) = needs_of(tmp_path, model, {"max-model-len": 4096})
-        assert (found.basis, found.gpu_count) == (NeedBasis.COMPUTED, 1)
-        assert decided(world(H100), found).options_to_add == {}
-        assert (found.least_bytes or 0) < gib(20)
-
-
-def test_prediction_of_a_real_start(tmp_path: Path) -> None:
-    """The 7B held 73.53 GiB of an H100, of them 55.62 of cache."""
-    (found,) = needs_of(tmp_path, QWEN2_7B, {})
-    decision = decided(world(H100), found)
-    predicted = predicted_figures(decision)
-    assert predicted is not None
-    assert predicted.total_bytes / GIB == pytest.approx(73.53, abs=0.1)
-    assert predicted.kv_cache_bytes / GIB == pytest.approx(55.62, abs=1)
-
-
-def test_moe_of_61_gb_on_24_gib_gpus_is_split_in_four(tmp_path: Path) -> None:
-    gpus = tuple(gpu(index, total=23.6, name="RTX 4090") for index in range(8))
-    ways = needs_of(tmp_path, QWEN3_30B_A3B, {"max-model-len": 32768}, gpus)
-    assert [way.gpu_count for way in ways] == [1, 2, 4, 8]
-    found = decided(world(gpus), *ways)
-    assert found.options_to_add["tensor-parallel-size"] == 4
-
-
-def test_flags_fix_how_it_is_split(tmp_path: Path) -> None:
-    gpus = tuple(gpu(index) for index in range(4))
-    (found,) = needs_of(tmp_path, QWEN2_7B, {"tensor-parallel-size": 2, "pipeline-parallel-size": 2}, gpus)
-    assert (found.gpu_count, found.tensor_parallel_size) == (4, 2)
-    assert [way.gpu_count for way in needs_of(tmp_path, QWEN2_7B, {"data-parallel-size": 2}, gpus)] == [2, 4]
-
-
-def test_images_cost_extra(tmp_path: Path) -> None:
-    plain, seeing = (needs_of(tmp_path / name, model, {})[0] for name, model in (("a", QWEN2_7B), ("b", QWEN2_VL_7B)))
-    assert seeing.overhead_bytes == plain.overhead_bytes + 2 * GIB
-
-
-def test_context_that_fits_itself_needs_little(tmp_path: Path) -> None:
-    (auto,) = needs_of(tmp_path, QWEN2_7B, {"max-model-len": "auto"})
-    (full,) = needs_of(tmp_path, QWEN2_7B, {})
-    assert (auto.kv_least_bytes or 0) * 10 < (full.kv_least_bytes or 0) <= (auto.kv_wished_bytes or 0)
-
-
-def test_on_the_cpu_the_machines_memory_decides_and_no_flag_is_added(tmp_path: Path) -> None:
-    host = host_device(HostSnapshot(16 * GIB, 10 * GIB, 6 * GIB, 0.0, 2))
-    shape = QWEN2_05B.shape(tmp_path)
-    flags = chosen_flags({"kv-cache-memory-bytes": "512M"})
-    (found,) = memory_needs(shape, flags, (host,))
-    one = UpServer("one", ServerState.READY, {host.key: 3 * GIB})
-    fits = answer(world((host_device(HostSnapshot(16 * GIB, 0, 9 * GIB, 0, 2)),), one), found, options={})
-    assert isinstance(fits, Decision)
-    assert (fits.actions, fits.options_to_add, fits.env_to_add, fits.device_uuids) == ((), {}, {}, ())
-    short = answer(world((host,), one), found, options={})
-    assert isinstance(short, Decision)
-    assert short.actions == (Stop("one", 3 * GIB),)
-    alone = answer(world((host_device(HostSnapshot(16 * GIB, 0, 2 * GIB, 0, 2)),)), found, options={})
-    assert isinstance(alone, Decision)
-    assert alone.is_doubtful, "nothing more can be freed: vLLM may try"
-    assert answer(world((host_device(HostSnapshot(16 * GIB, 0, GIB, 0, 2)),)), found) is not None
-
-
-def test_what_servers_hold_is_taken_from_the_ledger() -> None:
-    snapshots = [DeviceSnapshot(0, "GPU-a", "H100"), DeviceSnapshot(1, None, "H100")]
-    ledgers = [
-        MemoryLedger(0, owners=(Owner(OwnerKind.SERVER, 5, "one"), Owner(OwnerKind.PROCESS, 7, "python"))),
-        MemoryLedger(1, owners=(Owner(OwnerKind.SERVER, 6, "one"), Owner(OwnerKind.SERVER, None, "two"))),
-        MemoryLedger(None, owners=(Owner(OwnerKind.SERVER, 8, "one"),)),
-    ]
-    assert held_by_server(ledgers, snapshots) == {"one": {"GPU-a": 5, "index:1": 6}}
-
-
-def test_a_need_without_figures_has_no_sums() -> None:
-    nothing = MemoryNeed(1, 1, None, None, None, GIB)
-    assert (nothing.least_bytes, nothing.wished_bytes, nothing.sure_bytes) == (None, None, None)
