@@ -2,7 +2,7 @@
 
     python -m benchmarks.gateway                                       # in front of benchmarks/fake_engine.py
     python -m benchmarks.gateway --models-dir DIR --model NAME         # in front of a real vLLM, which the app starts
-    python -m benchmarks.gateway --pin engine=0-3 --pin app=4-5 --pin bytes=6-7 --pin load=8-9 …
+    python -m benchmarks.gateway --pin EngineCor=0-1 --pin engine=2-3 --pin app=4-5 …
 
 For each number of streams each round has every way once, in turning order: direct; through a process that passes bytes
 on and does nothing else (benchmarks/byte_proxy.py); through the gateway. All streams of a round begin at once, each
@@ -187,12 +187,12 @@ def all_ways(
     about: dict[str, Any],
     pins: Mapping[str, str],
 ) -> Iterator[Setup]:
-    """With the byte proxy, and every process where ``pins`` wants it: a whole name, or what stands before its slash."""
+    """With the byte proxy, and every process where ``pins`` wants it: by a part of its name, the longest that fits."""
     with byte_proxy(direct) as (through_bytes, proxy_pid):
         processes = {**engine, "app": deck.pid, "bytes": proxy_pid}
         for name, pid in processes.items():
-            if cpus := pins.get(name) or pins.get(name.partition("/")[0]):
-                pin(pid, cpus_of(cpus))
+            if parts := [part for part in pins if part in name]:
+                pin(pid, cpus_of(pins[max(parts, key=len)]))
         targets = {"direct": direct, "bytes": through_bytes, "gateway": gateway}
         yield Setup(targets, processes, about | {"pins": dict(pins)}, pins)
 
@@ -212,7 +212,7 @@ def arguments() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=CPUS",
-        help="app, bytes, load, engine (all of it) or one of its processes: engine/VLLM::EngineCor=0-1",
+        help="app, bytes, load, engine (all of it), or a part of the name of one of its processes: EngineCor=0-1",
     )
     parser.add_argument("--name", default="gateway", help="of the files in docs/benchmarks")
     parser.add_argument("--json", type=Path, help="write the results here, and nothing into docs/benchmarks")
