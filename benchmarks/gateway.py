@@ -33,7 +33,7 @@ from benchmarks.app_start import ROOT, free_port
 from benchmarks.gateway_report import process_lines, speed_lines
 from benchmarks.gpu_walk import post
 from benchmarks.machine import describe_machine, write_results
-from benchmarks.process_use import cpus_of, pin, steal_s, tree_of, use_of, uses_of
+from benchmarks.process_use import cpus_of, pin, steal_s, tree_of, use_of
 from benchmarks.server_stop import answers, ask, wait_for
 from server_manager.handle_store import HandleStore
 
@@ -61,31 +61,34 @@ class Setup:
     pins: Mapping[str, str]
 
 
-def load(target: Target, streams: int, tokens: int, cpus: str) -> dict[str, float]:
-    """One round."""
+def load(setup: Setup, way: str, streams: int, tokens: int) -> dict[str, Any]:
+    """The load generator's figures of one round."""
+    target, cpus = setup.targets[way], setup.pins.get("load", "")
     with tempfile.NamedTemporaryFile("w", prefix="key-") as key_file:
         key_file.write(target.key)
         key_file.flush()
         argv = [sys.executable, "-m", "benchmarks.load_generator", "--url", target.url, "--model", target.model]
         argv += ["--streams", str(streams), "--tokens", str(tokens), "--key-file", key_file.name]
         argv += ["--cpus", cpus] if cpus else []
-        found: dict[str, float] = json.loads(subprocess.run(argv, cwd=ROOT, check=True, capture_output=True).stdout)
+        for name, pid in setup.processes.items():
+            argv += ["--watch", f"{name}={pid}"]
+        found: dict[str, Any] = json.loads(subprocess.run(argv, cwd=ROOT, check=True, capture_output=True).stdout)
     return found
 
 
-def idle_shares(processes: Mapping[str, int]) -> dict[str, float]:
+def idle_share(pid: int) -> float:
     """Of one core, while nobody asks for anything."""
-    before = uses_of(processes)
+    before = use_of(pid)
     time.sleep(_IDLE_S)
-    return {name: use.since(before[name]).cpu_s / _IDLE_S for name, use in uses_of(processes).items()}
+    return use_of(pid).since(before).cpu_s / _IDLE_S
 
 
 def measure(
     setup: Setup, ways: Sequence[str], streams_of: Sequence[int], rounds: int, tokens: int
 ) -> list[dict[str, Any]]:
     """Every round, the first of each kind (which does not count) left out."""
-    idle = idle_shares(setup.processes)
-    print("idle, of a core: " + ", ".join(f"{name} {share:.1%}" for name, share in idle.items()), flush=True)
+    idle = idle_share(setup.processes["app"])
+    print(f"the app uses {idle:.1%} of a core when idle", flush=True)
     found: list[dict[str, Any]] = []
     for streams in streams_of:
         for number in range(rounds + 1):
@@ -99,16 +102,13 @@ def measure(
     return found
 
 
-def one_round(setup: Setup, way: str, streams: int, tokens: int, idle: Mapping[str, float]) -> dict[str, Any]:
-    """The load generator's figures and what each process used meanwhile, less what it uses when idle."""
-    before, stolen, began = uses_of(setup.processes), steal_s(), time.monotonic()
-    result: dict[str, Any] = load(setup.targets[way], streams, tokens, setup.pins.get("load", ""))
-    seconds = time.monotonic() - began
+def one_round(setup: Setup, way: str, streams: int, tokens: int, idle: float) -> dict[str, Any]:
+    """The load generator's figures, with what every process used meanwhile: of the app, less what it uses when idle."""
+    stolen = steal_s()
+    result = load(setup, way, streams, tokens)
     result["stolen_s"] = steal_s() - stolen
-    result["processes"] = {}
-    for name, pid in setup.processes.items():
-        use = use_of(pid).since(before[name])
-        result["processes"][name] = use.as_dict() | {"cpu_s": max(0.0, use.cpu_s - idle[name] * seconds)}
+    app_use = result["processes"]["app"]
+    app_use["cpu_s"] = max(0.0, app_use["cpu_s"] - idle * result["seconds"])
     return result
 
 

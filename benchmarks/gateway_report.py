@@ -33,9 +33,9 @@ def speed_lines(rows: Sequence[Row], ways: Sequence[str]) -> list[str]:
 def process_lines(rows: Sequence[Row], ways: Sequence[str]) -> list[str]:
     """What each process used of the processors on each way."""
     lines = [
-        "| streams | way | process | CPU, us per token | of a core | waited for a core, us per token "
+        "| streams | way | process | CPU, us per token | us per chunk | of a core | waited for a core, us per token "
         "| runs per 1,000 tokens | of these cut short |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for streams, way, found in _each(rows, ways):
         for name in found[0][way]["processes"]:
@@ -50,13 +50,15 @@ def process_lines(rows: Sequence[Row], ways: Sequence[str]) -> list[str]:
                 _median(found, lambda row, key=key, way=way, use=use: use(row, key) / row[way]["tokens"])
                 for key in ("cpu_s", "waited_s", "runs", "forced")
             ]
+            per_chunk = _median(found, lambda row, way=way, use=use: use(row, "cpu_s") / row[way]["reads"])
             lines.append(
-                f"| {streams} | {way} | {name} | {per_token[0] * 1e6:.1f} | {share:.0%} | {per_token[1] * 1e6:.1f} "
+                f"| {streams} | {way} | {name} | {per_token[0] * 1e6:.1f} | {per_chunk * 1e6:.1f} | {share:.0%} "
+                f"| {per_token[1] * 1e6:.1f} "
                 f"| {per_token[2] * 1e3:,.0f} | {per_token[3] * 1e3:,.1f} |"
             )
         waited = _median(found, lambda row, way=way: row[way]["generator_waited_share"])
         share = _median(found, lambda row, way=way: row[way]["generator_cpu_share"])
-        lines.append(f"| {streams} | {way} | load generator | | {share:.0%} | ({waited:.0%} of the time) | | |")
+        lines.append(f"| {streams} | {way} | load generator | | | {share:.0%} | ({waited:.0%} of the time) | | |")
     return lines
 
 

@@ -1,6 +1,7 @@
 """Asks a server for many streamed answers at once and prints what came, as one JSON object.
 
     python -m benchmarks.load_generator --url URL --model NAME --streams N --tokens N [--key-file FILE] [--cpus 8-9]
+        [--watch NAME=PID …]
 
 A process of its own, on bare sockets: it looks into the bytes no more than it needs to count, so that it does not
 become what is measured. All connections are opened first, then all requests are sent at once.
@@ -15,16 +16,18 @@ import os
 import re
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import uvloop
 
-from benchmarks.process_use import cpus_of, use_of
+from benchmarks.process_use import cpus_of, uses_of
 
 _USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
 _TAIL = 2048
+_OWN = "load generator"
 _WORDS = 90
 """Of each prompt: about 128 tokens with the chat template of Qwen2."""
 
@@ -92,18 +95,19 @@ def request_of(url: str, key: str, model: str, tokens: int, number: int) -> byte
     ).encode() + body
 
 
-async def run(url: str, key: str, model: str, streams: int, tokens: int) -> dict[str, Any]:
+async def run(url: str, key: str, model: str, streams: int, tokens: int, watched: Mapping[str, int]) -> dict[str, Any]:
     parts, loop = urlsplit(url), asyncio.get_running_loop()
     seed = time.time_ns() // 1000 % 10**9
     requests = [request_of(url, key, model, tokens, seed + i) for i in range(streams)]
     made = [(await loop.create_connection(Stream, parts.hostname, parts.port))[1] for _ in range(streams)]
-    before, began = use_of(os.getpid()), time.perf_counter()
+    before, began = uses_of({**watched, _OWN: os.getpid()}), time.perf_counter()
     for stream, request in zip(made, requests, strict=True):
         stream.ask(request)
     await asyncio.gather(*(stream.done for stream in made))
     counts = [stream.tokens for stream in made]
     seconds = max(stream.ended_at for stream in made) - began
-    use = use_of(os.getpid()).since(before)
+    after = uses_of({**watched, _OWN: os.getpid()})
+    uses = {name: use.since(before[name]) for name, use in after.items()}
     firsts = sorted(stream.first_at - stream.sent_at for stream in made)
     return {
         "tokens": sum(counts),
@@ -112,8 +116,9 @@ async def run(url: str, key: str, model: str, streams: int, tokens: int) -> dict
         "first_token_median_s": statistics.median(firsts),
         "first_token_worst_s": firsts[-1],
         "reads": sum(stream.reads for stream in made),
-        "generator_cpu_share": use.cpu_s / seconds,
-        "generator_waited_share": use.waited_s / seconds,
+        "generator_cpu_share": uses[_OWN].cpu_s / seconds,
+        "generator_waited_share": uses[_OWN].waited_s / seconds,
+        "processes": {name: uses[name].as_dict() for name in watched},
         "bytes": sum(stream.bytes for stream in made),
     }
 
@@ -125,12 +130,14 @@ def main() -> None:
     parser.add_argument("--streams", type=int, required=True)
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--key-file", type=Path, help="keys do not belong on a command line")
+    parser.add_argument("--watch", action="append", default=[], metavar="NAME=PID", help="note what it uses meanwhile")
     parser.add_argument("--cpus", help="run on these processors only")
     args = parser.parse_args()
     if args.cpus:
         os.sched_setaffinity(0, cpus_of(args.cpus))
     key = args.key_file.read_text(encoding="utf-8").strip() if args.key_file else ""
-    print(json.dumps(uvloop.run(run(args.url.rstrip("/"), key, args.model, args.streams, args.tokens))))
+    watched = {name: int(pid) for name, _, pid in (each.rpartition("=") for each in args.watch)}
+    print(json.dumps(uvloop.run(run(args.url.rstrip("/"), key, args.model, args.streams, args.tokens, watched))))
 
 
 if __name__ == "__main__":
