@@ -182,4 +182,5 @@ def test_known_errors_have_a_status_of_their_own() -> None:
         if isinstance(kind, type) and issubclass(kind, ServerManagerError) and kind is not ServerManagerError
     }
     elsewhere = {"unknown_leftover", "stop_failed", "chat_failed", "context_exceeded", "telemetry"}
+    elsewhere |= {"too_many_answers", "not_kept"}  # of the page's own chats
     assert codes - elsewhere <= set(gateway_errors._BY_CODE)
