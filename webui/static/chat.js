@@ -8,7 +8,7 @@ import { followEnd } from "./scroll.js";
 import { showServer } from "./servers.js";
 import { server, state, subscribe } from "./state.js";
 import { untilReady } from "./switching.js";
-import { newConversation, ownConversation } from "./tab.js";
+import { newId, ownConversation, takeConversation } from "./tab.js";
 
 const PATIENCE_MS = 3000; // for the app to notice that nobody listens any more
 
@@ -238,7 +238,7 @@ async function restore() {
     else giveBackPending();
   } catch (error) {
     if (error.code === "offline") return;
-    chat.id = newConversation(); // it is somebody else's, after a change of user in this browser
+    chat.id = takeConversation(newId()); // it is somebody else's, after a change of user in this browser
   }
   showTurns();
 }

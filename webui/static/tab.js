@@ -10,9 +10,9 @@ export function remember(key, value) {
   localStorage.setItem(key, value);
 }
 
-channel.onmessage = ({ data }) => {
+channel.addEventListener("message", ({ data }) => {
   if (data.wanted && data.wanted === conversation) channel.postMessage({ taken: conversation });
-};
+});
 
 // Whether another tab has this conversation open.
 function isTaken(id) {
@@ -30,16 +30,22 @@ function isTaken(id) {
 // The conversation of this tab: the one that it had, or the last one of this browser; a new one if another tab has it.
 export async function ownConversation() {
   const wanted = recall("deck-conversation");
-  return wanted && !(await isTaken(wanted)) ? own(wanted) : newConversation();
+  return takeConversation(wanted && !(await isTaken(wanted)) ? wanted : newId());
 }
 
-export function newConversation() {
+export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID() needs a secure context
-  return own(Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(""));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function own(id) {
+export function takeConversation(id) {
   conversation = id;
   remember("deck-conversation", id);
   return id;
+}
+
+// Other tabs of this browser that show the same conversation look at it again.
+export const tellTabs = (id) => channel.postMessage({ changed: id });
+export function onTabs(listener) {
+  channel.addEventListener("message", ({ data }) => data.changed && data.changed === conversation && listener());
 }
