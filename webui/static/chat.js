@@ -1,265 +1,189 @@
-// The chat pane. The app keeps the conversation; here is what is shown of it and the answer that is being made.
-import { ApiError, call, get, stream } from "./api.js";
-import { inWords } from "./failure.js";
-import { integer } from "./format.js";
+// The chat pane: from what is done in it to what it shows. A question goes
+//   send, again → go (with the sliders' values) → startAsk → news, frame by frame → live.js → over → turns.js
+import { ApiError } from "./api.js";
+import { askIn, keptTurn, startAsk, stopAsk, turnOf } from "./ask.js";
+import { changeDraft, editedTurn, editQuestion, focusBox, giveBack, leaveEdit, setText, startComposer, takeQuestion } from "./composer.js";
+import {
+  addTurn, branchAt, currentConversation, onConversation, placeAfter, reload, restoreConversation, selectTurn,
+} from "./conversation.js";
 import { t } from "./i18n.js";
+import { clearLive, drawSoon, follow, startLive } from "./live.js";
 import { modelDefaults } from "./sampling.js";
 import { followEnd } from "./scroll.js";
-import { showServer } from "./servers.js";
 import { server, state, subscribe } from "./state.js";
-import { untilReady } from "./switching.js";
-import { newId, ownConversation, takeConversation } from "./tab.js";
+import { say, sayFailure, sayFigures, sayProgress } from "./status_line.js";
+import { thinkingChoice } from "./thinking.js";
+import { showTurns, startTurns } from "./turns.js";
 
-const PATIENCE_MS = 3000; // for the app to notice that nobody listens any more
+const LOOK_MS = 250; // while nothing comes: how long it has been waited
+const pane = { toEnd: null, waiting: null, wasOffline: false }; // waiting: what the sliders' values are wanted for
 
-const chat = {
-  id: null,
-  turns: [],
-  forgotten: 0, // of the turns, those that the app lost when it was started anew
-  replaceFrom: null, // set by Edit: the next question takes the place of that turn
-  pending: null, // the question being answered
-  answer: { content: "", reasoning: "" },
-  controller: null,
-  stopped: false, // by the reader
-  done: null, // the last frame of the answer
-  follow: null, // moves the view to the end of the conversation
-};
+const asked = () => askIn(currentConversation().id);
+const isBusy = () => asked() != null;
 
-// What Gradio's Chatbot shows
+// Showing
 
-const message = (role, text, metadata = null) => ({
-  role, metadata, options: null, content: [{ type: "text", text }],
-});
-
-function messagesOf(turn) {
-  const found = [message("user", turn.user)];
-  if (turn.reasoning) found.push(message("assistant", turn.reasoning, { title: t("thought") }));
-  const note = turn.note ? `\n\n*— ${turn.note === "stopped" ? t("stopped_note") : turn.note}*` : "";
-  if (turn.assistant || note) found.push(message("assistant", closed(turn.assistant, note) + note));
-  return found;
+// The turns up to the question that is being answered, or to the one that is being edited.
+function draw(live = null) {
+  const { turns } = currentConversation();
+  const ask = asked();
+  const edited = editedTurn();
+  const shown = ask ? turns.slice(0, placeAfter(ask.parent)) : edited ? turns.slice(0, placeAfter(edited.parent)) : turns;
+  const pending = ask ? pendingTurn(ask) : null;
+  showTurns(shown, { pending, live });
+  const element = document.getElementById("chat-pane");
+  element?.classList.toggle("has-turns", turns.length > 0);
+  element?.classList.toggle("empty", !shown.length && !pending);
+  element?.classList.toggle("busy", ask != null);
 }
 
-// Text that breaks off inside a block of code would take the note below into that block.
-function closed(text, note) {
-  const fences = text.match(/^ {0,3}```/gm)?.length ?? 0;
-  return note && fences % 2 ? `${text}\n\`\`\`` : text;
+function pendingTurn(ask) {
+  return turnOf(ask) ?? { id: null, user: ask.question.text, images: ask.question.images, assistant: "", reasoning: "", note: "" };
 }
 
-function showTurns() {
-  const turns = chat.replaceFrom == null ? chat.turns : chat.turns.slice(0, chat.replaceFrom);
-  const shown = turns.flatMap(messagesOf);
-  if (chat.pending != null) shown.push(message("user", chat.pending));
-  window.deck.set("turns", shown);
-  const pane = document.getElementById("chat-pane");
-  pane?.classList.toggle("has-turns", chat.turns.length > 0);
-  pane?.classList.toggle("empty", shown.length === 0);
-  pane?.classList.toggle("busy", chat.pending != null);
+// Asking
+
+// The values of the sliders and of the system prompt come from Gradio; `then` is called with them.
+function withValues(then) {
+  pane.waiting = then;
+  window.deck.fire.values();
 }
 
-function showLive(text) {
-  window.deck.set("live", text);
-}
-
-function liveText({ content, reasoning }) {
-  if (!reasoning) return content;
-  const thought = reasoning.trim().split("\n").map((line) => `> ${line}`).join("\n");
-  return content ? `${thought}\n\n${content}` : thought;
-}
-
-export function say(text, bad = false) {
-  const line = document.getElementById("chat-status");
-  if (!line) return;
-  line.textContent = text;
-  line.classList.toggle("bad", bad);
-}
-
-// What went wrong; where a server failed, with the way to its card.
-function sayFailure(error) {
-  say(inWords(error), true);
-  if (!error.diagnosis) return;
-  const button = Object.assign(document.createElement("button"), { className: "link", textContent: t("open_servers") });
-  button.addEventListener("click", () => showServer(error.diagnosis.server));
-  document.getElementById("chat-status")?.append(" ", button);
-}
-
-function followText() {
-  const area = document.getElementById("conversation");
-  if (area && !chat.follow) chat.follow = followEnd(area);
-}
-
-// One question
-
-async function ask({ text, system, names, values }, replaceFrom) {
-  const name = state.model;
-  if (!name) return say(t("pick_first"), true);
-  const again = replaceFrom != null && chat.replaceFrom == null; // Regenerate, not Edit
-  sessionStorage.setItem("deck-pending", text); // a tab that is loaded again gives it back
-  Object.assign(chat, { pending: text, replaceFrom, answer: { content: "", reasoning: "" }, stopped: false, done: null });
-  chat.controller = new AbortController();
-  showTurns();
-  showLive("…");
-  say("");
-  chat.follow?.();
-  const sampling = Object.fromEntries(names.map((field, i) => [field, values[i] === "" ? null : values[i]]));
-  const body = {
-    conversation: chat.id, model: name, text, system_prompt: system ?? "", sampling,
-    replace_from: replaceFrom == null ? null : Math.max(0, replaceFrom - chat.forgotten),
+function go({ text, images, parent, again, edited }, { system, names, values }) {
+  const { id, keep } = currentConversation();
+  const question = {
+    conversation: id,
+    model: state.model,
+    text,
+    images,
+    parent: parent ?? null,
+    ...(again && { again }),
+    system_prompt: system ?? "",
+    sampling: Object.fromEntries(names.map((field, i) => [field, values[i] === "" ? null : values[i]])),
+    thinking: thinkingChoice(state.model),
+    ...(!keep && { keep }),
   };
-  let failed = null;
-  try {
-    await stream("/api/chat", body, chat.controller.signal, (frame) => (failed = take(frame, name) ?? failed));
-    if (!chat.done && !failed) failed = new Error(t("broke_off"));
-  } catch (error) {
-    if (error.name !== "AbortError") failed = error instanceof ApiError ? error : new Error(t("broke_off"));
-  }
-  finish(text, failed, again, chat.stopped ? await keptTurn(text) : null);
+  sessionStorage.setItem("deck-pending", again ? "" : text); // a tab that is loaded again gives it back
+  say("");
+  const ask = startAsk(question, (ask) => news(ask, edited));
+  draw();
+  follow(ask);
+  pane.toEnd?.();
+  const look = setInterval(() => (ask.over ? clearInterval(look) : ask === asked() && sayProgress(ask)), LOOK_MS);
 }
 
-// What the app has kept of an answer that was stopped: more than is shown, where words were still on their way.
-async function keptTurn(text) {
-  const at = Math.max(0, (chat.replaceFrom ?? chat.turns.length) - chat.forgotten);
-  for (const end = Date.now() + PATIENCE_MS; Date.now() < end; await new Promise((then) => setTimeout(then, 30))) {
-    try {
-      const { turns, busy } = await get(`/api/conversations/${chat.id}`);
-      if (busy) continue; // it has not noticed yet
-      const turn = turns[at];
-      return turn?.user === text && turn.assistant.startsWith(chat.answer.content) ? turn : null;
-    } catch {
-      return null; // the app is away: what is shown is all there is
-    }
-  }
-  return null;
-}
-
-// Shows a frame; returns the error that it carries, if it does.
-function take(frame, name) {
-  switch (frame.type) {
-    case "progress":
-      showLive(`*${untilReady(frame.status, frame.waited_s)}*`);
-      return null;
-    case "turn":
-      return null;
-    case "text":
-      chat.answer.content += frame.content;
-      chat.answer.reasoning += frame.reasoning;
-      showLive(liveText(chat.answer));
-      return null;
-    case "done":
-      chat.done = frame;
-      say(summary(frame, name));
-      return null;
-    default:
-      return new ApiError(frame);
-  }
-}
-
-function summary(done, name) {
-  const context = server(name)?.max_model_len;
-  const used = (done.prompt_tokens ?? 0) + (done.completion_tokens ?? 0);
-  return [
-    done.first_token_s != null && t("first_token", { ms: integer(done.first_token_s * 1000) }),
-    done.tokens_per_second && `${done.tokens_per_second.toFixed(done.tokens_per_second < 10 ? 1 : 0)} tok/s`,
-    done.completion_tokens != null && t("tokens", { n: integer(done.completion_tokens) }),
-    context && used && t("context", { used: integer(used), all: integer(context) }),
-    done.finish_reason === "length" && t("cut_at_max_tokens"),
-  ].filter(Boolean).join("   ");
+function news(ask, edited) {
+  if (ask.over) return over(ask, edited);
+  if (ask !== asked()) return; // another conversation is looked at
+  drawSoon(ask);
+  sayProgress(ask);
 }
 
 // The answer moves up into the Chatbot. What was typed comes back where nothing of an answer came.
-function finish(text, failed, again, stoppedTurn) {
-  const { content, reasoning } = chat.answer;
-  const kept = Boolean(content || reasoning || stoppedTurn);
-  if (kept) {
-    const keep = chat.replaceFrom ?? chat.turns.length;
-    const note = failed ? inWords(failed) : chat.stopped ? "stopped" : "";
-    chat.forgotten = Math.min(chat.forgotten, keep);
-    chat.turns = [...chat.turns.slice(0, keep), stoppedTurn ?? { user: text, assistant: content, reasoning, note }];
-  } else if (!again) {
-    const draft = document.querySelector("#chat-text textarea")?.value; // typed meanwhile
-    window.deck.set("text", draft ? `${text}\n${draft}` : text);
-  }
+async function over(ask, edited) {
+  const { conversation, again } = ask.question;
+  let turn = turnOf(ask);
+  if (ask.stopped) say(t("stopped_note"));
+  if (!turn && ask.stopped) turn = await keptTurn(ask); // its first words may still be on their way
+  else if (ask.stopped) reconcile(ask, turn);
   sessionStorage.removeItem("deck-pending");
-  if (failed) sayFailure(failed);
-  else if (!kept) say(t(chat.done ? "no_answer" : "stopped_note"));
-  // What came back to be sent again still takes the place of the turn that it was to replace.
-  Object.assign(chat, { pending: null, replaceFrom: kept || again ? null : chat.replaceFrom, controller: null });
-  showTurns(); // Gradio draws them before the next frame: the text is never gone, nor there twice
-  showLive("");
-  document.querySelector("#chat-text textarea")?.focus();
+  const isShown = conversation === currentConversation().id;
+  const live = isShown ? clearLive() : null;
+  if (turn) addTurn({ ...turn, id: turn.id ?? ask.turn }, conversation);
+  else if (!again) giveBack(ask.question, edited, conversation);
+  if (!isShown) return;
+  draw(live);
+  if (ask.failed) sayFailure(ask.failed);
+  else if (!turn) say(t(ask.done ? "no_answer" : "stopped_note"));
+  else if (ask.done) sayFigures(turn);
+  focusBox();
 }
 
-// What the buttons do
+// What was stopped is shown at once; the app may have kept some words more.
+async function reconcile(ask, shown) {
+  const kept = await keptTurn(ask);
+  if (kept && kept.assistant + kept.reasoning !== shown.assistant + shown.reasoning) reload().catch(() => {});
+}
+
+function again(turn) {
+  if (isBusy()) return;
+  if (!state.model) return say(t("pick_first"), true);
+  if (editedTurn()) leaveEdit();
+  withValues((values) => go({ text: turn.user, images: turn.images, parent: turn.parent, again: turn.id }, values));
+}
+
+function edit(turn) {
+  if (!turn || isBusy()) return;
+  editQuestion(turn);
+  say(t("editing"));
+  draw();
+}
+
+async function orSay(promise) {
+  try {
+    await promise;
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    say(error.message, true);
+  }
+}
 
 export const actions = {
   say,
+  // Enter in the box, or its button.
   send(inputs) {
-    const text = (inputs.text ?? "").trim();
-    if (!text || chat.pending != null || !chat.id) return;
-    window.deck.set("text", "");
-    ask({ ...inputs, text }, chat.replaceFrom);
+    if (isBusy() || !currentConversation().id) return;
+    if (!state.model) return say(t("pick_first"), true);
+    const found = takeQuestion(inputs.text ?? "");
+    if (!found) return;
+    const { turns } = currentConversation();
+    const parent = found.edited ? found.edited.parent : turns.at(-1)?.id;
+    go({ ...found, parent }, inputs);
   },
   stop() {
-    chat.stopped = true;
-    chat.controller?.abort();
+    const ask = asked();
+    if (ask) stopAsk(ask);
   },
-  regenerate(inputs) {
-    const last = chat.turns.at(-1);
-    if (last && chat.pending == null) ask({ ...inputs, text: last.user }, chat.turns.length - 1);
-  },
-  edit() {
-    const last = chat.turns.at(-1);
-    if (!last || chat.pending != null) return;
-    chat.replaceFrom = chat.turns.length - 1;
-    window.deck.set("text", last.user);
-    say(t("editing"));
-    showTurns();
-    document.querySelector("#chat-text textarea")?.focus();
-  },
-  async clear() {
-    if (chat.pending != null) return;
-    try {
-      await call("DELETE", `/api/conversations/${chat.id}`);
-      Object.assign(chat, { turns: [], forgotten: 0, replaceFrom: null });
-      say("");
-      showTurns();
-    } catch (error) {
-      say(error.message, true);
-    }
+  // The values that `withValues` has asked for.
+  values(inputs) {
+    const then = pane.waiting;
+    pane.waiting = null;
+    then?.(inputs);
   },
 };
 
-// What the app knows of this conversation. Right after a reload it may still be about to put an answer aside.
-async function restore() {
-  try {
-    const { turns, busy } = await get(`/api/conversations/${chat.id}`);
-    if (chat.pending != null) return;
-    chat.turns = turns;
-    if (busy) setTimeout(restore, 500);
-    else giveBackPending();
-  } catch (error) {
-    if (error.code === "offline") return;
-    chat.id = takeConversation(newId()); // it is somebody else's, after a change of user in this browser
+// What changes around it
+
+function conversationChanged(what) {
+  if (what === "opened") {
+    changeDraft(currentConversation().id);
+    clearLive();
+    say("");
   }
-  showTurns();
+  if (what === "turn") return; // `over` draws that
+  draw(what === "opened" ? { content: "", reasoning: "" } : null);
+  follow(asked());
+  if (what === "opened") pane.toEnd?.();
 }
 
 // What was asked before the page was loaded again, and got no answer that was kept.
 function giveBackPending() {
   const pending = sessionStorage.getItem("deck-pending");
+  const { busy, turns } = currentConversation();
+  if (busy) return;
   sessionStorage.removeItem("deck-pending");
   const box = document.querySelector("#chat-text textarea");
-  if (pending && chat.turns.at(-1)?.user !== pending && !box?.value) window.deck.set("text", pending);
+  if (pending && turns.at(-1)?.user !== pending && !box?.value) setText(pending);
 }
 
-// Once the app answers again: if it was started anew, it knows nothing of what stands here.
-let wasOffline = false;
+// Once the app answers again: a conversation that it had in memory only is gone if it was started anew.
 async function noticeRestart() {
-  const isBack = wasOffline && !state.offline;
-  wasOffline = state.offline;
-  if (!isBack || !chat.turns.length) return;
-  const { turns } = await get(`/api/conversations/${chat.id}`);
-  chat.forgotten = Math.max(0, chat.turns.length - turns.length);
-  if (chat.forgotten) say(t("forgotten"));
+  const isBack = pane.wasOffline && !state.offline;
+  pane.wasOffline = state.offline;
+  const { turns } = currentConversation();
+  if (!isBack || !turns.length || isBusy()) return;
+  await reload();
+  if (currentConversation().turns.length < turns.length) say(t("forgotten"));
 }
 
 // What the empty pane says: which model will answer, and what sending will do.
@@ -271,22 +195,35 @@ function hint() {
   area.dataset.hint = t(key, { name: state.model });
 }
 
+function followText() {
+  const area = document.getElementById("conversation");
+  if (!area || pane.toEnd) return;
+  const button = document.getElementById("chat-to-end");
+  pane.toEnd = followEnd(area, (following) => (button.hidden = following));
+  button.addEventListener("click", () => pane.toEnd());
+}
+
+function onEscape(event) {
+  // Not the Escape that closes a list or ends a Chinese input method's choice.
+  if (event.key !== "Escape" || event.isComposing || event.defaultPrevented || event.target.closest?.("#model-picker")) return;
+  if (isBusy()) actions.stop();
+  else if (editedTurn()) {
+    leaveEdit();
+    say("");
+    draw();
+  }
+}
+
 export async function startChat() {
   subscribe(hint);
   subscribe(followText);
   subscribe(noticeRestart);
   modelDefaults();
-  document.addEventListener("keydown", (event) => {
-    // Not the Escape that closes a list or ends a Chinese input method's choice.
-    if (event.key !== "Escape" || event.isComposing || event.target.closest?.("#model-picker")) return;
-    if (chat.pending != null) actions.stop();
-    else if (chat.replaceFrom != null) {
-      chat.replaceFrom = null;
-      window.deck.set("text", "");
-      say("");
-      showTurns();
-    }
-  });
-  chat.id = await ownConversation();
-  restore();
+  startTurns({ edit, again, branch: (turn) => orSay(branchAt(turn.id)), select: (id) => isBusy() || orSay(selectTurn(id)) });
+  startLive(draw);
+  startComposer({ editLast: () => edit(currentConversation().turns.at(-1)) });
+  onConversation(conversationChanged);
+  document.addEventListener("keydown", onEscape);
+  await restoreConversation();
+  giveBackPending();
 }

@@ -4,7 +4,8 @@
 //   newChat({keep})         an empty one; keep: false is not written to disk
 //   onConversation(fn)      fn(what) after each change; `what` is "opened", "turn" (one is over) or "path" (another
 //                           alternative is shown, or the title was changed); returns a function that ends it
-import { get, post } from "./api.js";
+import { conversationPath, get, post } from "./api.js";
+import { askIn } from "./ask.js";
 import { newId, onTabs, ownConversation, takeConversation, tellTabs } from "./tab.js";
 
 const BUSY_MS = 500;
@@ -15,7 +16,7 @@ function empty(id, keep = true) {
   return { id, title: "", keep, busy: false, systemPrompt: null, turns: [] };
 }
 
-export const conversationPath = (id, rest = "") => `/api/conversations/${encodeURIComponent(id)}${rest}`;
+export { conversationPath };
 export const currentConversation = () => shown;
 
 export function onConversation(listener) {
@@ -37,20 +38,24 @@ function take({ title, busy, turns, system_prompt: systemPrompt }) {
   Object.assign(shown, { title: title ?? "", busy: Boolean(busy), turns, systemPrompt: systemPrompt ?? null });
 }
 
-// Looks at it again; while somebody else's answer is made in it, until that is over. Raises ApiError.
+// Looks at it again; while another tab's answer is made in it, until that is over. Raises ApiError.
 export async function reload(what = "path") {
   const { id } = shown;
   const found = await get(conversationPath(id));
   if (id !== shown.id) return;
   take(found);
-  if (shown.busy) setTimeout(() => id === shown.id && reload().catch(() => {}), BUSY_MS);
+  if (shown.busy && !askIn(id)) setTimeout(() => id === shown.id && reload().catch(() => {}), BUSY_MS);
   tell(what);
 }
 
 export async function openConversation(id) {
   shown = empty(takeConversation(id));
-  tell("opened");
-  await reload("opened");
+  try {
+    await reload("opened");
+  } catch (error) {
+    tell("opened");
+    throw error;
+  }
 }
 
 export function newChat({ keep = true } = {}) {

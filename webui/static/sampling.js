@@ -1,18 +1,33 @@
-// The sliders show the picked model's own recommended values, except for those that somebody has moved.
+// The sliders show the picked model's own recommended values, except for those that somebody has moved. What the model
+// can do besides (think, see) comes with them.
+import { setAbilities } from "./abilities.js";
 import { get, modelPath } from "./api.js";
 import { server, state, subscribe } from "./state.js";
+import { drawThinking, recommendedForMode } from "./thinking.js";
 
 const moved = new Set();
+let known = null; // what the app says of the model that is shown
 let updates = {};
 let shownModel = null;
 let shownFor = "";
 
 async function show(name) {
-  const { sampling, context_length: fromConfig, max_tokens_limit: limit } = await get(modelPath(name));
+  const found = await get(modelPath(name));
+  setAbilities(name, found.abilities);
   if (name !== state.model) return;
-  const context = Math.min(server(name)?.max_model_len ?? fromConfig ?? limit, limit);
+  known = found;
+  drawThinking(showValues);
+  showValues();
+}
+
+// Those for the mode that is chosen now.
+function showValues() {
+  if (!known || known.name !== state.model) return;
+  const { context_length: fromConfig, max_tokens_limit: limit } = known;
+  const context = Math.min(server(known.name)?.max_model_len ?? fromConfig ?? limit, limit);
   updates = {};
-  for (const [field, value] of Object.entries(sampling)) {
+  for (const [field, value] of Object.entries({ ...known.sampling, ...recommendedForMode(known.name) })) {
+    if (!(field in known.sampling)) continue; // the page has no slider for it
     const update = (updates[field] = { __type__: "update", value });
     if (field === "max_tokens" && context) Object.assign(update, { maximum: context, value: Math.min(value, context) });
     if (moved.has(field)) delete update.value;
@@ -23,6 +38,7 @@ async function show(name) {
 // Again when the model gets ready: only then its context, and for a fresh download its recommendation, are known.
 export function modelDefaults() {
   subscribe(() => {
+    drawThinking(showValues);
     const key = `${state.model} ${server(state.model)?.max_model_len}`;
     if (!state.model || key === shownFor) return;
     shownFor = key;

@@ -1,22 +1,36 @@
-// Keeps the end of a scroll area in view while its content grows, unless the reader has scrolled up.
-export function followEnd(area) {
+// Keeps the end of a scroll area in view while its content grows, unless the reader has scrolled up. `onFollowing` is
+// called with whether it does so, whenever that changes. Returns what brings the end into view.
+const NEAR_END_PX = 40;
+const HAND_MS = 1000; // a wheel's or key's scrolling is over by then
+
+export function followEnd(area, onFollowing = () => {}) {
   let following = true;
   let top = area.scrollTop;
-  let height = area.scrollHeight;
+  let handAt = -HAND_MS; // content that moves about makes the browser scroll too: that is not the reader
+  let isHeld = false;
   const toEnd = () => area.scrollTo({ top: area.scrollHeight });
+  const setFollowing = (now) => {
+    if (now !== following) onFollowing((following = now));
+  };
+  const hand = () => (handAt = performance.now());
+  for (const kind of ["wheel", "touchmove", "keydown"]) area.addEventListener(kind, hand, { passive: true });
+  area.addEventListener("pointerdown", () => (isHeld = true)); // the scroll bar
+  addEventListener("pointerup", () => (isHeld = false));
   area.addEventListener("scroll", () => {
-    const shrunk = area.scrollHeight < height; // then the browser moves the view, not the reader
-    if (area.scrollTop < top && !shrunk) following = false;
-    if (area.scrollTop > top && area.scrollHeight - area.scrollTop - area.clientHeight < 40) following = true;
+    const isReader = isHeld || performance.now() - handAt < HAND_MS;
+    if (area.scrollTop < top && isReader) setFollowing(false);
+    if (area.scrollTop > top && area.scrollHeight - area.scrollTop - area.clientHeight < NEAR_END_PX) setFollowing(true);
     top = area.scrollTop;
-    height = area.scrollHeight;
   });
-  const resized = new ResizeObserver(() => following && toEnd());
+  const resized = new ResizeObserver(() => {
+    if (following) toEnd();
+    else if (area.scrollHeight <= area.clientHeight) setFollowing(true); // all of it is in view
+  });
   const watchParts = () => [area, ...area.children].forEach((part) => resized.observe(part));
   new MutationObserver(watchParts).observe(area, { childList: true });
   watchParts();
   return () => {
-    following = true;
+    setFollowing(true);
     toEnd();
   };
 }

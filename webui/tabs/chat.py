@@ -1,6 +1,7 @@
 """The chat: finished turns in ``gr.Chatbot``, the answer being made in ``gr.Markdown`` below, controls at the right.
 
 No event of this tab goes to Python: the page's script (``static/chat.js``) posts to ``/api/chat`` and reads the frames.
+What stands below a turn is drawn by ``static/turns.js``, which Gradio's Chatbot has no place for.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 
 import gradio as gr
 
-from webui.bridge import bridge
+from webui.bridge import bridge, values_bridge
 from webui.canvas import canvas
 from webui.context import AppContext
 from webui.sampling_controls import build_sampling_controls
@@ -24,6 +25,11 @@ _LATEX = [
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
+_STATUS = """<button type="button" id="chat-to-end" hidden><span data-t="to_end"></span></button>
+<div id="chat-status"></div><div id="chat-announced" role="status" aria-live="polite"></div>
+<div id="chat-attached"></div>"""
+_ATTACH = """<button type="button" id="chat-attach"></button>
+<input type="file" id="chat-file" accept="image/*" multiple hidden>"""
 
 
 def build(context: AppContext, shell: Shell) -> None:
@@ -39,15 +45,19 @@ def build(context: AppContext, shell: Shell) -> None:
                     autoscroll=False,
                     layout="bubble",
                     latex_delimiters=_LATEX,
-                    buttons=["copy"],
+                    buttons=[],
                     feedback_options=None,
                     group_consecutive_messages=False,
                     allow_tags=False,
                     elem_id="turns",
                 )
-                live = gr.Markdown("", latex_delimiters=_LATEX, elem_id="live-answer", line_breaks=True)
-            canvas('<div id="chat-status" role="status" aria-live="polite"></div>', elem_id="chat-status-box")
+                with gr.Column(elem_id="live"):
+                    canvas('<div id="live-head"></div>')
+                    thinking = gr.Markdown("", latex_delimiters=_LATEX, elem_id="live-thinking", line_breaks=True)
+                    live = gr.Markdown("", latex_delimiters=_LATEX, elem_id="live-answer", line_breaks=True)
+            canvas(_STATUS, elem_id="chat-status-box")
             with gr.Row(elem_id="chat-input", equal_height=True):
+                canvas(_ATTACH, elem_id="chat-attach-box", min_width=36, scale=0)
                 text = gr.Textbox(
                     show_label=False,
                     container=False,
@@ -61,32 +71,27 @@ def build(context: AppContext, shell: Shell) -> None:
                 )
                 stop = gr.Button(t("stop"), scale=0, min_width=84, elem_id="chat-stop")
                 send = gr.Button(t("send"), variant="primary", scale=0, min_width=84, elem_id="chat-send")
-            with gr.Row(elem_id="chat-actions"):
-                regenerate = gr.Button(t("regenerate"), size="sm", scale=0, min_width=110, elem_id="chat-regenerate")
-                edit = gr.Button(t("edit_last"), size="sm", scale=0, min_width=110, elem_id="chat-edit")
-                clear = gr.Button(t("clear"), size="sm", scale=0, min_width=110, elem_id="chat-clear")
         with gr.Column(scale=1, min_width=280, elem_id="chat-side"):
             with gr.Group(elem_classes="deck-card"):
                 canvas(
                     '<div class="deck-card-head"><span data-t="sampling"></span>'
                     '<button type="button" id="sampling-reset" data-t="model_defaults"></button></div>'
                 )
+                canvas('<div id="thinking-switch"></div>')
                 controls = build_sampling_controls(shell)
             system = gr.Textbox(SYSTEM_PROMPT, label=t("system_prompt"), lines=2, max_lines=8, elem_id="system-prompt")
             canvas('<div id="side-plot" class="deck-card deck-pad"></div>')
     bridge("turns", [chatbot])
     bridge("live", [live])
+    bridge("thinking", [thinking])
+    bridge("pane", [chatbot, live, thinking])  # what moves from one to the other is never gone, nor there twice
     bridge("text", [text])
     bridge("system", [system])
     bridge("sampling", list(controls.values()))
     inputs = [text, shell.picker, system, *controls.values()]
     names = json.dumps(list(controls))
     call = f"(text, model, system, ...values) => window.deck.chat.%s({{text, model, system, names: {names}, values}})"
-    for listener, action in (
-        (text.submit, "send"),
-        (send.click, "send"),
-        (regenerate.click, "regenerate"),
-    ):
-        listener(None, inputs, None, js=call % action, queue=False, api_visibility="private")
-    for button, action in ((stop, "stop"), (edit, "edit"), (clear, "clear")):
-        button.click(None, None, None, js=f"() => window.deck.chat.{action}()", queue=False, api_visibility="private")
+    for listener in (text.submit, send.click):
+        listener(None, inputs, None, js=call % "send", queue=False, api_visibility="private")
+    values_bridge("values", inputs, call % "values")
+    stop.click(None, None, None, js="() => window.deck.chat.stop()", queue=False, api_visibility="private")
