@@ -153,10 +153,15 @@ class Engine:
         tokens = [("content", f"word{i} ") for i in range(int(number("ANSWER_TOKENS", 8)))]
         if setting("PARROT"):
             said = request["messages"][-1]["content"] if "messages" in request else str(request["prompt"])
+            if isinstance(said, list):  # with images
+                said = "".join(part.get("text", "") for part in said)
             tokens = [("content", said[i : i + 8]) for i in range(0, len(said), 8)]
         thinks = (request.get("chat_template_kwargs") or {}).get("enable_thinking", True)
         if self.args.reasoning_parser and thinks:
-            tokens[:0] = [("reasoning", f"thought{i} ") for i in range(int(number("REASONING_TOKENS")))]
+            thoughts = [f"thought{i} " for i in range(int(number("REASONING_TOKENS")))]
+            if setting("PARROT"):
+                thoughts = [text for _, text in tokens] if thoughts else []
+            tokens[:0] = [("reasoning", text) for text in thoughts]
         wanted = request.get("max_completion_tokens") or request.get("max_tokens")
         if wanted and request.get("ignore_eos"):
             tokens = [("content", f"word{i} ") for i in range(wanted)]

@@ -82,7 +82,7 @@ class DeckPage:
     @property
     def live(self) -> Locator:
         """The answer that is being made."""
-        return self.page.locator("#live-answer")
+        return self.page.locator("#live")
 
     @property
     def status(self) -> Locator:
@@ -95,6 +95,23 @@ class DeckPage:
     @property
     def answers(self) -> Locator:
         return self.page.locator("#turns .message.bot")
+
+    @property
+    def notes(self) -> Locator:
+        """Why answers are not whole."""
+        return self.page.locator("#turns .turn-note")
+
+    @property
+    def counters(self) -> Locator:
+        """ "2/3": which of a turn's alternatives is shown."""
+        return self.page.locator("#turns .alternatives > span")
+
+    def tool(self, label: str) -> Locator:
+        """Buttons below turns, first the first turn's."""
+        return self.page.locator("#turns .turn-tools").get_by_role("button", name=label, exact=True)
+
+    def regenerate(self) -> None:
+        self.tool("Answer again").last.click()
 
     def button(self, action: str) -> Locator:
         return self.page.locator(f"#chat-{action}")
