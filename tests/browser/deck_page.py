@@ -90,7 +90,8 @@ class DeckPage:
 
     @property
     def questions(self) -> Locator:
-        return self.page.locator("#turns .message.user")
+        """Those of finished turns, and the one that is being answered."""
+        return self.page.locator("#turns .message.user, #live-question:has(.md > *)")
 
     @property
     def answers(self) -> Locator:

@@ -61,7 +61,7 @@ def test_earlier_answers_and_questions_stay_as_alternatives(app: DeckApp, open_p
     expect(page.questions).to_have_text("Another first")
     page.tool("The one before").click()
     expect(page.questions).to_have_text(["First", "Second"])
-    expect(page.counters).to_have_text(["1/2", "1/2"])
+    expect(page.counters).to_have_text(["1/2", "2/2"])  # with the newest of what follows it
 
 
 def test_arrow_up_branch_and_copy(page: DeckPage) -> None:
@@ -109,7 +109,7 @@ def test_an_answer_goes_on_while_another_conversation_is_looked_at(app: DeckApp,
 
 
 def test_broken_answer_keeps_its_text_and_can_be_retried(app: DeckApp, open_page: OpenPage) -> None:
-    app.place.add_model("mortal", tokens_per_second=20, answer_tokens=100)
+    app.place.add_model("mortal", tokens_per_second=20, answer_tokens=1000)
     app.start("mortal")
     page = open_page(app, model="mortal")
     page.send("Tell me a lot")
@@ -119,8 +119,9 @@ def test_broken_answer_keeps_its_text_and_can_be_retried(app: DeckApp, open_page
     expect(page.answers).to_contain_text("word5")
     page.page.get_by_role("button", name="Retry").click()
     expect(page.questions).to_have_text("Tell me a lot")
-    expect(page.answers.last).to_contain_text("word99")
-    expect(page.notes).to_have_count(0)
+    page.wait_for_live_text("word5")
+    page.button("stop").click()
+    expect(page.notes).to_have_text("stopped")
     expect(page.counters).to_have_text("2/2")
 
 
@@ -157,15 +158,15 @@ before <script>window.hacked = 1</script> <img src=x onerror="window.hacked = 2"
 
 
 def test_nothing_in_a_text_ever_runs(app: DeckApp, open_page: OpenPage) -> None:
-    app.place.add_model("hostile", "reasoning-parser: qwen3\n", parrot=1, reasoning_tokens=1, tokens_per_second=60)
+    app.place.add_model("hostile", "reasoning-parser: qwen3\n", parrot=1, reasoning_tokens=1, tokens_per_second=20)
     app.start("hostile")
     page = open_page(app, model="hostile")
     page.expected_errors.append("404")  # the picture "x" that the hostile text asks for
     page.page.evaluate("window.hacked = 0")
     page.send(HOSTILE)
     page.live.get_by_role("button", name=re.compile("Thinking")).click()
-    for part in ("#live-thinking", "#live-answer"):  # while it comes
-        expect(page.page.locator(part)).to_contain_text("1 < 2 > 0 after")
+    expect(page.page.locator("#live-thinking")).to_contain_text("1 < 2 > 0 after")
+    expect(page.page.locator("#live-answer")).to_contain_text("a link")  # while it comes
     page.wait_until_idle()
     expect(page.answers).to_have_count(2)  # the thoughts, and the answer
     for message in (page.questions.last, *page.answers.all()):

@@ -10,7 +10,7 @@ const ending = new Map(); // by conversation: stopped ones, until the app has pu
 
 export const askIn = (conversation) => running.get(conversation) ?? null;
 
-// Asks; `onNews(ask)` is called with each frame and at the end, when `ask.over` is true. `question` is the request's
+// Asks at once; `onNews(ask)` is called with each frame and at the end, when `ask.over` is true. `question` is the request's
 // body, with `text` and `images` also where `again` makes the app take those of that turn.
 export function startAsk(question, onNews) {
   const ask = {
@@ -35,7 +35,6 @@ export function startAsk(question, onNews) {
     controller: new AbortController(),
   };
   running.set(question.conversation, ask);
-  onNews(ask);
   run(ask, onNews);
   return ask;
 }
@@ -48,7 +47,8 @@ export function stopAsk(ask) {
 async function run(ask, onNews) {
   const { conversation } = ask.question;
   try {
-    await ending.get(conversation); // else the app would say that it is still busy with that
+    const before = ending.get(conversation);
+    if (before) await before; // else the app would say that it is still busy with that
     await stream("/api/chat", body(ask.question), ask.controller.signal, (frame) => {
       take(ask, frame);
       onNews(ask);

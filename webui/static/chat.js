@@ -2,12 +2,12 @@
 //   send, again → go (with the sliders' values) → startAsk → news, frame by frame → live.js → over → turns.js
 import { ApiError } from "./api.js";
 import { askIn, keptTurn, startAsk, stopAsk, turnOf } from "./ask.js";
-import { changeDraft, editedTurn, editQuestion, focusBox, giveBack, leaveEdit, setText, startComposer, takeQuestion } from "./composer.js";
+import { changeDraft, editedTurn, editQuestion, emptyBox, focusBox, giveBack, leaveEdit, setText, startComposer, takeQuestion, typed } from "./composer.js";
 import {
   addTurn, branchAt, currentConversation, onConversation, placeAfter, reload, restoreConversation, selectTurn,
 } from "./conversation.js";
 import { t } from "./i18n.js";
-import { clearLive, drawSoon, follow, startLive } from "./live.js";
+import { clearLive, drawSoon, follow, hasMoved, startLive } from "./live.js";
 import { modelDefaults } from "./sampling.js";
 import { followEnd } from "./scroll.js";
 import { server, state, subscribe } from "./state.js";
@@ -29,16 +29,12 @@ function draw(live = null) {
   const ask = asked();
   const edited = editedTurn();
   const shown = ask ? turns.slice(0, placeAfter(ask.parent)) : edited ? turns.slice(0, placeAfter(edited.parent)) : turns;
-  const pending = ask ? pendingTurn(ask) : null;
+  const pending = ask && hasMoved() ? turnOf(ask) : null;
   showTurns(shown, { pending, live });
   const element = document.getElementById("chat-pane");
   element?.classList.toggle("has-turns", turns.length > 0);
-  element?.classList.toggle("empty", !shown.length && !pending);
+  element?.classList.toggle("empty", !shown.length && !ask);
   element?.classList.toggle("busy", ask != null);
-}
-
-function pendingTurn(ask) {
-  return turnOf(ask) ?? { id: null, user: ask.question.text, images: ask.question.images, assistant: "", reasoning: "", note: "" };
 }
 
 // Asking
@@ -63,11 +59,12 @@ function go({ text, images, parent, again, edited }, { system, names, values }) 
     thinking: thinkingChoice(state.model),
     ...(!keep && { keep }),
   };
+  const ask = startAsk(question, (ask) => news(ask, edited)); // before anything is drawn: that takes its time
   sessionStorage.setItem("deck-pending", again ? "" : text); // a tab that is loaded again gives it back
+  window.deck.set("begin", again ? typed() : emptyBox(), text);
   say("");
-  const ask = startAsk(question, (ask) => news(ask, edited));
-  draw();
   follow(ask);
+  draw();
   pane.toEnd?.();
   const look = setInterval(() => (ask.over ? clearInterval(look) : ask === asked() && sayProgress(ask)), LOOK_MS);
 }
@@ -161,8 +158,9 @@ function conversationChanged(what) {
     say("");
   }
   if (what === "turn") return; // `over` draws that
-  draw(what === "opened" ? { content: "", reasoning: "" } : null);
-  follow(asked());
+  const ask = asked();
+  follow(ask);
+  draw(what === "opened" ? { question: ask?.question.text ?? "", content: "", reasoning: "" } : null);
   if (what === "opened") pane.toEnd?.();
 }
 

@@ -13,7 +13,7 @@ const box = { images: [], edited: null, draft: null, at: null }; // edited: the 
 const drafts = new Map(); // by conversation: what was typed and not sent
 
 const field = () => document.querySelector("#chat-text textarea");
-const typed = () => field()?.value ?? "";
+export const typed = () => field()?.value ?? "";
 export const focusBox = () => field()?.focus();
 export const editedTurn = () => box.edited;
 const sayBlind = () => say(t("no_vision", { name: state.model }), true);
@@ -55,9 +55,16 @@ export function takeQuestion(text) {
     sayBlind();
     return null;
   }
-  const edited = box.edited;
-  leave(box.draft ?? "");
-  return { text: text.trim(), images, edited };
+  return { text: text.trim(), images, edited: box.edited };
+}
+
+// The box after its question is sent; returns the text that is in it now, which Gradio is to be told.
+export function emptyBox() {
+  const text = box.draft ?? "";
+  Object.assign(box, { images: [], edited: null, draft: null });
+  if (field()) field().value = text;
+  show();
+  return text;
 }
 
 function leave(text, images = []) {

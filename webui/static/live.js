@@ -6,6 +6,7 @@ import { t } from "./i18n.js";
 import { untilReady } from "./switching.js";
 import { recall, remember } from "./tab.js";
 import { keepOpen, thoughtFold, thoughtTitle } from "./turns.js";
+import { pictures } from "./turn_tools.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
 const CHARS_PER_MS = 60; // a text that cannot be cut (a long block of code) is drawn the less often the longer it is
@@ -30,7 +31,7 @@ export function clearLive() {
   if (hasThought()) keepOpen(turnOf(view.ask), thoughtIsOpen());
   Object.assign(view, { ask: null, from: 0, shown: "", thought: "" });
   drawHead();
-  return { content: "", reasoning: "" };
+  return { question: "", content: "", reasoning: "" };
 }
 
 // To be called with each frame of `ask`; draws at most once a picture of the screen.
@@ -60,11 +61,13 @@ function draw() {
   if (moves) {
     Object.assign(view, { shown: text, thought: "" });
     drawHead();
-    view.moveUp({ content: text, reasoning: "" });
+    view.moveUp({ question: "", content: text, reasoning: "" });
   } else if (text !== view.shown) window.deck.set("live", (view.shown = text));
   drawThought();
 }
 
+// Whether the question and the first blocks of the answer are in the Chatbot already.
+export const hasMoved = () => view.from > 0;
 const hasThought = () => Boolean(view.ask?.reasoning) && view.from === 0;
 
 function drawThought() {
@@ -87,7 +90,7 @@ function drawHead() {
   if (!box) return;
   const open = thoughtIsOpen();
   document.getElementById("live")?.classList.toggle("has-thought", hasThought());
-  render(ask ? html`${waiting(ask)}${hasThought() ? fold(ask, open) : nothing}` : nothing, box);
+  render(ask ? html`${hasMoved() ? nothing : pictures(ask.question.images)}${waiting(ask)}${hasThought() ? fold(ask, open) : nothing}` : nothing, box);
 }
 
 function waiting(ask) {

@@ -8,6 +8,7 @@ import { html, nothing, render } from "./vendor/lit-html.js";
 const drawn = new WeakMap(); // by turn: its messages
 const seen = new WeakMap(); // by element below a message: what it shows
 let rows = []; // for each row of the Chatbot: the turn, and which part of it
+let shown = []; // the Chatbot's messages
 let actions = {};
 const open = new Set(); // the turns whose thoughts are unfolded
 const idOf = (turn) => turn.id ?? "pending";
@@ -63,8 +64,10 @@ export function showTurns(turns, { pending = null, live = null } = {}) {
     })),
   );
   const messages = parts.flatMap(([, found]) => found);
-  if (live) window.deck.set("pane", messages, live.content, live.reasoning);
-  else window.deck.set("turns", messages);
+  const isSame = messages.length === shown.length && messages.every((each, i) => each === shown[i]);
+  shown = messages;
+  if (live) window.deck.set("pane", messages, live.question, live.content, live.reasoning);
+  else if (!isSame) window.deck.set("turns", messages); // it draws all of them anew: not when a question is sent
   decorate();
 }
 

@@ -52,6 +52,7 @@ def build(context: AppContext, shell: Shell) -> None:
                     elem_id="turns",
                 )
                 with gr.Column(elem_id="live"):
+                    asked = gr.Markdown("", latex_delimiters=_LATEX, elem_id="live-question", line_breaks=True)
                     canvas('<div id="live-head"></div>')
                     thinking = gr.Markdown("", latex_delimiters=_LATEX, elem_id="live-thinking", line_breaks=True)
                     live = gr.Markdown("", latex_delimiters=_LATEX, elem_id="live-answer", line_breaks=True)
@@ -84,8 +85,9 @@ def build(context: AppContext, shell: Shell) -> None:
     bridge("turns", [chatbot])
     bridge("live", [live])
     bridge("thinking", [thinking])
-    bridge("pane", [chatbot, live, thinking])  # what moves from one to the other is never gone, nor there twice
+    bridge("pane", [chatbot, asked, live, thinking])  # what moves from one to the other is never gone, nor there twice
     bridge("text", [text])
+    bridge("begin", [text, asked])
     bridge("system", [system])
     bridge("sampling", list(controls.values()))
     inputs = [text, shell.picker, system, *controls.values()]
