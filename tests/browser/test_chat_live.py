@@ -22,7 +22,7 @@ WATCH = """(first) => {
   const visible = (e) => e.checkVisibility() && e.getBoundingClientRect().height > 0;
   const find = (selector) => [...document.querySelectorAll(selector)].filter(visible).at(-1);
   const look = () => {
-    const question = find('#turns .user-row').getBoundingClientRect();
+    const question = find('#turns .user-row .message, #live-question').getBoundingClientRect();
     const lines = [...document.querySelectorAll('#turns .bot-row .md > p, #live-answer .md > p')];
     const answer = lines.filter(visible).find((p) => p.innerText.startsWith(first));
     const fold = find('#turns button.fold, #live button.fold');
