@@ -16,10 +16,16 @@ import { thinkingChoice } from "./thinking.js";
 import { showTurns, startTurns } from "./turns.js";
 
 const LOOK_MS = 250; // while nothing comes: how long it has been waited
-const pane = { toEnd: null, waiting: null, wasOffline: false }; // waiting: what the sliders' values are wanted for
+const pane = {
+  toEnd: null,
+  waiting: null, // what the sliders' values are wanted for
+  early: null, // sent while the page was still being built
+  wasOffline: false,
+};
 
 const asked = () => askIn(currentConversation().id);
 const isBusy = () => asked() != null;
+const isBuilt = () => currentConversation().id != null && state.snapshot != null;
 
 // Showing
 
@@ -116,6 +122,13 @@ function edit(turn) {
   draw();
 }
 
+function sendEarly() {
+  if (!pane.early || !isBuilt()) return;
+  const inputs = pane.early;
+  pane.early = null;
+  actions.send(inputs);
+}
+
 async function orSay(promise) {
   try {
     await promise;
@@ -129,7 +142,8 @@ export const actions = {
   say,
   // Enter in the box, or its button.
   send(inputs) {
-    if (isBusy() || !currentConversation().id) return;
+    if (isBusy()) return;
+    if (!isBuilt()) return void (pane.early = inputs);
     if (!state.model) return say(t("pick_first"), true);
     const found = takeQuestion(inputs.text ?? "");
     if (!found) return;
@@ -224,4 +238,5 @@ export async function startChat() {
   document.addEventListener("keydown", onEscape);
   await restoreConversation();
   giveBackPending();
+  subscribe(sendEarly);
 }

@@ -7,6 +7,7 @@ import { server } from "./state.js";
 
 const INTERVAL_MS = 250;
 const ENOUGH_MS = 300; // of an answer, to tell its speed
+const LEAST_MS = 20;
 let drawnAt = 0;
 let announced = "";
 
@@ -64,6 +65,9 @@ function duringText(ask, now) {
   ]);
 }
 
+// An answer that came in one piece has no speed.
+const isLongEnough = ({ completion_tokens: tokens, tokens_per_second: perSecond }) =>
+  perSecond && (tokens == null || (1000 * (tokens - 1)) / perSecond >= LEAST_MS);
 const rate = (perSecond) => `${perSecond.toFixed(perSecond < 10 ? 1 : 0)} tok/s`;
 const joined = (parts) => parts.filter(Boolean).join("   ");
 
@@ -73,7 +77,7 @@ export function sayFigures(turn) {
   const used = (turn.prompt_tokens ?? 0) + (turn.completion_tokens ?? 0);
   say(joined([
     turn.first_token_s != null && t("first_token", { ms: integer(turn.first_token_s * 1000) }),
-    turn.tokens_per_second && rate(turn.tokens_per_second),
+    isLongEnough(turn) && rate(turn.tokens_per_second),
     turn.completion_tokens != null && t("tokens", { n: integer(turn.completion_tokens) }),
     context && used && t("context", { used: integer(used), all: integer(context) }),
     turn.finish_reason === "length" && t("cut_at_max_tokens"),
