@@ -80,7 +80,9 @@ def test_arrow_up_branch_and_copy(page: DeckPage) -> None:
     expect(page.tool("Answer again").last).to_be_focused()
 
     before = conversation_of(page)
-    page.tool("Branch off here").first.click()
+    with page.page.expect_response(re.compile("/branch$")) as branched:
+        page.tool("Branch off here").first.click()
+    assert branched.value.status == 201, branched.value.text()
     expect(page.questions).to_have_text("One")
     assert conversation_of(page) != before
     page.ask("Three")
