@@ -223,7 +223,7 @@ def test_server_killed_in_mid_answer_keeps_the_text(app: DeckApp, open_page: Ope
     app.start("fragile")
     page = open_page(app, model="fragile")
     page.send("Tell me a lot")
-    expect(page.status).to_contain_text("killed from outside while it served")
+    expect(page.status).to_contain_text("The answer broke off.")
     expect(page.answers).to_contain_text("word10")
     expect(page.notes).to_contain_text("killed from outside while it served")
     expect(page.chip).to_have_text("failed")

@@ -96,7 +96,7 @@ async function over(ask, edited) {
   else if (!again) giveBack(ask.question, edited, conversation);
   if (!isShown) return;
   draw(live);
-  if (ask.failed) sayFailure(ask.failed);
+  if (ask.failed) sayFailure(ask.failed, Boolean(turn));
   else if (!turn) say(t(ask.done ? "no_answer" : "stopped_note"));
   else if (ask.done) sayFigures(turn);
   focusBox();

@@ -29,9 +29,9 @@ function announce(text) {
   announced = place.textContent = text;
 }
 
-// What went wrong; where a server failed, with the way to its card.
-export function sayFailure(error) {
-  say(inWords(error), true);
+// What went wrong; where a server failed, with the way to its card. `isBelow`: why stands below the answer already.
+export function sayFailure(error, isBelow = false) {
+  say(isBelow ? t("answer_broke_off") : inWords(error), true);
   if (!error.diagnosis) return;
   const button = Object.assign(document.createElement("button"), { className: "link", textContent: t("open_servers") });
   button.addEventListener("click", () => showServer(error.diagnosis.server));
