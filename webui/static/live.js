@@ -89,7 +89,10 @@ function drawHead() {
   const box = document.getElementById("live-head");
   if (!box) return;
   const open = thoughtIsOpen();
-  document.getElementById("live")?.classList.toggle("has-thought", hasThought());
+  const { classList } = document.getElementById("live"); // not :has(): it would be looked for at each frame
+  classList.toggle("has-question", Boolean(ask) && !hasMoved());
+  classList.toggle("has-thought", hasThought());
+  classList.toggle("thought-open", hasThought() && open);
   render(ask ? html`${hasMoved() ? nothing : pictures(ask.question.images)}${waiting(ask)}${hasThought() ? fold(ask, open) : nothing}` : nothing, box);
 }
 
