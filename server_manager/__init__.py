@@ -39,6 +39,7 @@ from server_manager.server_logs import LogRun, ServerLogs
 from server_manager.server_state import ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
 from server_manager.shell_line import SECRET_FLAGS, parse_shell_line, shell_line
+from server_manager.show_code import ImagePlace, chat_code, serve_code
 from server_manager.start_phase import StartPhase
 from server_manager.switching.policy import NO_WORDS
 from server_manager.switching.policy import SLEEP_AFTER as SLEEP_AFTER_VARIABLE
@@ -71,6 +72,7 @@ __all__ = [
     "GatewayRefusal",
     "GatewayRequest",
     "GpuSampler",
+    "ImagePlace",
     "LedgerBook",
     "Leftovers",
     "LogAnswer",
@@ -99,6 +101,7 @@ __all__ = [
     "TurnFrame",
     "UnknownModel",
     "apply_fix",
+    "chat_code",
     "context_length",
     "conversation_as_json",
     "conversation_as_markdown",
@@ -116,6 +119,7 @@ __all__ = [
     "refuse",
     "render_phrases",
     "request_fields",
+    "serve_code",
     "shell_line",
     "split_choices",
     "turn_dict",

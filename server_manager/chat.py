@@ -13,13 +13,14 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from server_manager.abilities.book import UNKNOWN, Abilities, AbilityBook
 from server_manager.answer_reader import AnswerReader, look_at
-from server_manager.chat_body import chat_body, check_images, think_split
+from server_manager.chat_body import chat_body, check_images, question_body, think_split
 from server_manager.chat_frames import DoneFrame, Frame, ProgressFrame, TextFrame, TurnFrame
 from server_manager.chat_messages import Message, chat_messages
-from server_manager.conversations.images import read_images
+from server_manager.conversations.images import Image, read_images
 from server_manager.conversations.question import Question, Wanted
 from server_manager.conversations.store import ConversationStore, Writing
 from server_manager.conversations.turn import CURRENT_LEAF, STOPPED, Figures
@@ -54,6 +55,16 @@ class ChatRequest:
     replace_from: int | None = None
     """Index on what is shown of the turn whose sibling this one becomes; counts where ``parent`` and ``again`` do not
     say where it goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPreview:
+    """A request that is not sent."""
+
+    body: Mapping[str, Any]
+    """Of ``/v1/chat/completions``, with the name by which the gateway knows the model; without the streaming fields."""
+    kept_images: Sequence[Image]
+    """Those in it that the conversation has already."""
 
 
 class ChatService:
@@ -101,6 +112,25 @@ class ChatService:
             async with aclosing(stream) as frames:
                 async for turn_text_or_done in frames:
                     yield turn_text_or_done
+
+    async def preview(self, request: ChatRequest, *, owner: str) -> ChatPreview:
+        """What ``answer`` would send now. Nothing is asked, started or kept. Raises as that does."""
+        server = self._manager.server(request.model)
+        wanted = await _wanted(request)
+        question = await self._conversations.place(request.conversation, owner, wanted)
+        messages = await _messages(question, request)
+        abilities = await self._abilities(server)
+        check_images(request.model, abilities, messages)
+        body = await question_body(
+            request.model,
+            server.status,
+            server.client() if server.status.can_be_asked else None,
+            messages,
+            sampling=request.sampling,
+            template_kwargs=abilities.template_kwargs(request.thinking),
+        )
+        kept = tuple(image for key, image in question.known_images.items() if key not in wanted.new_images)
+        return ChatPreview({**body, "model": request.model}, kept)
 
     async def _until_ready(self, server: Server, in_use: AsyncExitStack) -> AsyncGenerator[ProgressFrame, None]:
         began = time.monotonic()

@@ -28,17 +28,30 @@ async def chat_body(
     stream_interval: int,
 ) -> dict[str, Any]:
     """The fields of ``/v1/chat/completions``. Raises ``SpecError`` for the sampling, and ``ContextExceeded``."""
-    body: dict[str, Any] = {
-        "model": status.served_model_name or model,
-        "messages": messages,
-        **await _bounded(request_fields(dict(sampling)), messages, client, status.max_model_len),
-    }
-    if template_kwargs:
-        body["chat_template_kwargs"] = dict(template_kwargs)
+    body = await question_body(model, status, client, messages, sampling=sampling, template_kwargs=template_kwargs)
     if not status.attached:
         # vLLM's own; another server may refuse what it does not know. The ids are only counted: the exact figures with
         # each chunk (`continuous_usage_stats`) have vLLM go through the whole answer again for each of them.
         body |= {"stream_interval": stream_interval, "return_token_ids": True}
+    return body
+
+
+async def question_body(
+    model: str,
+    status: ServerStatus,
+    client: ServerClient | None,
+    messages: Sequence[Message],
+    *,
+    sampling: Mapping[str, float | int | None],
+    template_kwargs: Mapping[str, bool],
+) -> dict[str, Any]:
+    """The same without the fields that say how the answer comes. No ``client``: its server is not up."""
+    fields = request_fields(dict(sampling))
+    if client is not None:
+        fields = await _bounded(fields, messages, client, status.max_model_len)
+    body: dict[str, Any] = {"model": status.served_model_name or model, "messages": messages, **fields}
+    if template_kwargs:
+        body["chat_template_kwargs"] = dict(template_kwargs)
     return body
 
 

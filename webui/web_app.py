@@ -24,6 +24,7 @@ from starlette.types import Scope
 from server_manager import Gateway, MetricsPoller
 from webui.access import AccessMiddleware
 from webui.chat_route import router as chat_router
+from webui.code_route import router as code_router
 from webui.context import AppContext
 from webui.conversation_routes import router as conversation_router
 from webui.errors import install_error_handlers
@@ -90,6 +91,7 @@ def build_web_app(context: AppContext, running: Running) -> FastAPI:
     app.include_router(failure_router, tags=["servers and models"])
     app.include_router(log_router, tags=["logs"])
     app.include_router(chat_router, tags=["chat"])
+    app.include_router(code_router, tags=["chat"])
     app.include_router(conversation_router, tags=["conversations"])
     app.include_router(leftover_router, tags=["leftovers"])
     app.include_router(no_such_route)
