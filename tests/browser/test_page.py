@@ -147,10 +147,16 @@ def test_phone_shows_conversation_and_input_at_once(app: DeckApp, open_page: Ope
     expect(page.text).to_be_in_viewport()
     expect(page.button("send")).to_be_in_viewport()
     expect(page.answers).to_be_in_viewport()
-    for row in (page.page.locator("#turns .bot-row .turn-tools button"), page.page.locator("#chat-input button")):
+    rows = {
+        "turn": page.page.locator("#turns .bot-row .turn-tools button"),
+        "input": page.page.locator("#chat-input button"),
+        "bar": page.page.locator("#conversation-list-button, #conversation-new, #conversation-more"),
+    }
+    for name, row in rows.items():
         boxes = [box for button in row.all() if (box := button.bounding_box())]
-        assert len({round(box["y"] + box["height"] / 2) for box in boxes}) == 1, "the buttons stand in one row"
-        assert all(left["x"] + left["width"] <= right["x"] for left, right in pairwise(boxes)), "beside each other"
+        assert boxes, name
+        assert len({round(box["y"] + box["height"] / 2) for box in boxes}) == 1, f"the buttons of {name} stand in one row"
+        assert all(a["x"] + a["width"] <= b["x"] for a, b in pairwise(boxes)), f"{name}: beside each other"
 
 
 @pytest.fixture

@@ -114,3 +114,19 @@ def test_what_is_set_of_switching_is_saved_with_the_model(app: DeckApp, open_pag
     assert "DECK_SLEEP_AFTER='15'" in saved
     assert "DECK_SWITCHABLE='no'" in saved
     assert "DECK_STOP_AFTER" not in saved
+
+
+def test_models_that_do_not_fit_together_are_compared_one_after_another(app: DeckApp, open_page: OpenPage) -> None:
+    app.start("beta")
+    app.start("alpha")
+    page = open_page(app, model="alpha")
+    page.open_tab("compare")
+    for place, name in enumerate(("alpha", "beta")):
+        page.page.locator(f"#compare-head-{place} select").select_option(name)
+    box = page.page.locator("#compare-text")
+    box.fill("One after the other")
+    box.press("Enter")
+    expect(page.page.locator("#compare-live-0")).to_contain_text("word")
+    expect(page.page.locator("#compare-live-1")).to_contain_text("beta: waiting for the answers of alpha to end")
+    expect(page.page.locator("#compare-foot-0")).to_contain_text("60 tokens")
+    expect(page.page.locator("#compare-turns-1 .message.bot")).to_contain_text("One after the other")

@@ -27,7 +27,7 @@ MADE_KEYS = re.compile(r"""\bt\(\s*[`f]["']?(?P<start>[a-z_]*)(?:\$)?\{""")
 
 def test_tabs_are_found_in_order() -> None:
     found = tabs.discover()
-    assert [tab.ID for tab in found][:3] == ["chat", "servers", "gpus"]
+    assert [tab.ID for tab in found][:4] == ["chat", "compare", "servers", "gpus"]
     assert [tab.ORDER for tab in found] == sorted({tab.ORDER for tab in found})
     assert len({tab.ID for tab in found}) == len(found)
 

@@ -2,7 +2,7 @@
 //   send, again → go (with the sliders' values) → startAsk → news, frame by frame → live.js → over → turns.js
 import { ApiError } from "./api.js";
 import { askIn, keptTurn, startAsk, stopAsk, turnOf } from "./ask.js";
-import { changeDraft, editedTurn, editQuestion, emptyBox, focusBox, giveBack, leaveEdit, setText, startComposer, takeQuestion, typed } from "./composer.js";
+import { changeDraft, editedTurn, editQuestion, emptyBox, focusBox, giveBack, inTheBox, leaveEdit, setText, startComposer, takeQuestion, typed } from "./composer.js";
 import {
   addTurn, branchAt, currentConversation, onConversation, placeAfter, reload, restoreConversation, selectTurn,
 } from "./conversation.js";
@@ -51,9 +51,9 @@ function withValues(then) {
   window.deck.fire.values();
 }
 
-function go({ text, images, parent, again, edited }, { system, names, values }) {
+function questionOf({ text, images, parent, again }, { system, names, values }) {
   const { id, keep } = currentConversation();
-  const question = {
+  return {
     conversation: id,
     model: state.model,
     text,
@@ -65,6 +65,23 @@ function go({ text, images, parent, again, edited }, { system, names, values }) 
     thinking: thinkingChoice(state.model),
     ...(!keep && { keep }),
   };
+}
+
+// What would be sent now, as /api/chat takes it: what is in the box, else the last question again. For other parts.
+export function questionNow() {
+  const { text, images, edited } = inTheBox();
+  const { turns } = currentConversation();
+  const last = turns.at(-1);
+  const found =
+    text || images.length || !last
+      ? { text, images, parent: edited ? edited.parent : last?.id }
+      : { text: last.user, images: last.images, parent: last.parent, again: last.id };
+  return new Promise((then) => withValues((values) => then(questionOf(found, values))));
+}
+
+function go(wanted, values) {
+  const { text, again, edited } = wanted;
+  const question = questionOf(wanted, values);
   const ask = startAsk(question, (ask) => news(ask, edited)); // before anything is drawn: that takes its time
   sessionStorage.setItem("deck-pending", again ? "" : text); // a tab that is loaded again gives it back
   window.deck.set("begin", again ? typed() : emptyBox(), text);

@@ -25,6 +25,8 @@ export function setText(text) {
   window.deck.set("text", text);
 }
 
+export const inTheBox = () => ({ text: typed().trim(), images: [...box.images], edited: box.edited });
+
 function show() {
   const place = document.getElementById("chat-attached");
   if (!place) return;

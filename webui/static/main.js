@@ -1,9 +1,13 @@
 // The page's script: connects Gradio's components (through window.deck) with the app's REST interface.
 import { actions, startChat } from "./chat.js";
+import { startCompare } from "./compare.js";
+import { startBar } from "./conversation_bar.js";
+import { startList } from "./conversation_list.js";
 import { form, startForm } from "./form.js";
 import { startGpus } from "./gpus.js";
 import { pick, startHeader } from "./header.js";
 import { t, translateStatic } from "./i18n.js";
+import { startPresets } from "./presets.js";
 import { startServers } from "./servers.js";
 import { run, subscribe } from "./state.js";
 
@@ -31,7 +35,11 @@ function addTexts() {
 whenBuilt(async () => {
   subscribe(addTexts);
   startHeader();
+  startBar();
+  startList();
+  startPresets();
   startChat();
+  startCompare();
   startServers();
   startGpus();
   await run();

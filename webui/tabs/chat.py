@@ -36,7 +36,9 @@ def build(context: AppContext, shell: Shell) -> None:
     """Lays the tab out and connects it."""
     t = shell.t
     with gr.Row(elem_id="chat-columns"):
+        canvas('<dialog id="conversation-list"></dialog>', elem_id="conversation-list-box")
         with gr.Column(scale=3, min_width=320, elem_id="chat-pane"):
+            canvas('<div id="conversation-bar"></div>', elem_id="conversation-bar-box")
             with gr.Column(elem_id="conversation"):
                 chatbot = gr.Chatbot(
                     show_label=False,
@@ -80,6 +82,7 @@ def build(context: AppContext, shell: Shell) -> None:
                 )
                 canvas('<div id="thinking-switch"></div>')
                 controls = build_sampling_controls(shell)
+            canvas('<div id="system-presets"></div>', elem_id="system-presets-box")
             system = gr.Textbox(SYSTEM_PROMPT, label=t("system_prompt"), lines=2, max_lines=8, elem_id="system-prompt")
             canvas('<div id="side-plot" class="deck-card deck-pad"></div>')
     bridge("turns", [chatbot])
