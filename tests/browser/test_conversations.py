@@ -152,8 +152,11 @@ def test_list_that_cannot_be_read_says_so_and_tries_again(library: Library) -> N
     library.page.route("**/api/conversations?*", lambda route: route.abort())
     library.open_list()
     expect(library.list.get_by_role("alert")).to_contain_text("vLLM Deck does not answer")
+    with library.page.expect_request("**/api/conversations?*"):
+        library.page.get_by_role("button", name="Try again").click()
     library.page.unroute("**/api/conversations?*")
-    library.page.get_by_role("button", name="Try again").click()
+    library.page.get_by_role("button", name="Close").click()
+    library.open_list()
     expect(library.list).to_contain_text("Nothing here yet")
 
 
