@@ -155,7 +155,9 @@ def test_phone_shows_conversation_and_input_at_once(app: DeckApp, open_page: Ope
     for name, row in rows.items():
         boxes = [box for button in row.all() if (box := button.bounding_box())]
         assert boxes, name
-        assert len({round(box["y"] + box["height"] / 2) for box in boxes}) == 1, f"the buttons of {name} stand in one row"
+        assert len({round(box["y"] + box["height"] / 2) for box in boxes}) == 1, (
+            f"the buttons of {name} stand in one row"
+        )
         assert all(a["x"] + a["width"] <= b["x"] for a, b in pairwise(boxes)), f"{name}: beside each other"
 
 
