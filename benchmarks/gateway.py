@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -61,18 +62,15 @@ class Setup:
     pins: Mapping[str, str]
 
 
-def load(setup: Setup, way: str, streams: int, tokens: int) -> dict[str, Any]:
-    """The load generator's figures of one round."""
-    target, cpus = setup.targets[way], setup.pins.get("load", "")
+def load(target: Target, streams: int, tokens: int, *options: str) -> dict[str, Any]:
+    """The load generator's figures of one round; ``options`` are further ones of its command line."""
     with tempfile.NamedTemporaryFile("w", prefix="key-") as key_file:
         key_file.write(target.key)
         key_file.flush()
         argv = [sys.executable, "-m", "benchmarks.load_generator", "--url", target.url, "--model", target.model]
         argv += ["--streams", str(streams), "--tokens", str(tokens), "--key-file", key_file.name]
-        argv += ["--cpus", cpus] if cpus else []
-        for name, pid in setup.processes.items():
-            argv += ["--watch", f"{name}={pid}"]
-        found: dict[str, Any] = json.loads(subprocess.run(argv, cwd=ROOT, check=True, capture_output=True).stdout)
+        argv += options
+        found: dict[str, Any] = json.loads(subprocess.run(argv, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     return found
 
 
@@ -104,9 +102,13 @@ def measure(
 
 def one_round(setup: Setup, way: str, streams: int, tokens: int, idle: float) -> dict[str, Any]:
     """The load generator's figures, with what every process used meanwhile: of the app, less what it uses when idle."""
+    options = ["--cpus", setup.pins["load"]] if "load" in setup.pins else []
+    for name, pid in setup.processes.items():
+        options += ["--watch", f"{name}={pid}"]
     stolen = steal_s()
-    result = load(setup, way, streams, tokens)
+    result = load(setup.targets[way], streams, tokens, *options)
     result["stolen_s"] = steal_s() - stolen
+    del result["first_tokens_s"]  # of each stream: the median and the worst are enough here
     app_use = result["processes"]["app"]
     app_use["cpu_s"] = max(0.0, app_use["cpu_s"] - idle * result["seconds"])
     return result
@@ -142,24 +144,39 @@ def app(state_dir: str, *more: str) -> Iterator[tuple[str, psutil.Process]]:
 
 
 @contextmanager
-def with_fake_engine(step_ms: float, work_us: float, pins: Mapping[str, str]) -> Iterator[Setup]:
+def fake_engine(*options: str) -> Iterator[tuple[str, int]]:
+    """The stand-in for vLLM as a process: its URL and pid."""
     port = free_port()
-    engine = Target(f"http://127.0.0.1:{port}", "fake")
-    argv = [sys.executable, "-m", "benchmarks.fake_engine", "--port", str(port)]
-    argv += ["--step-ms", str(step_ms), "--work-us", str(work_us)]
+    argv = [sys.executable, "-m", "benchmarks.fake_engine", "--port", str(port), *options]
     process = subprocess.Popen(argv, cwd=ROOT)
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="g-") as state,
-            app(state, "--attach", f"fake={engine.url}") as (url, deck),
-        ):
-            wait_for(lambda: ask(f"{url}/api/servers/fake")["state"] == "ready", "the fake engine")
-            about = {"engine": "benchmarks/fake_engine.py", "step_ms": step_ms, "work_us": work_us}
-            with all_ways(engine, Target(url, "fake"), {"engine": process.pid}, deck, about, pins) as setup:
-                yield setup
+        wait_for(lambda: accepts(port) or process.poll() is not None, "the fake engine")
+        yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.terminate()
         process.wait(30)
+
+
+def accepts(port: int) -> bool:
+    """Whether something listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def with_fake_engine(options: Mapping[str, object], pins: Mapping[str, str]) -> Iterator[Setup]:
+    """The app in front of it. ``options`` are those of its command line, by name."""
+    argv = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    with (
+        fake_engine(*argv) as (engine, pid),
+        tempfile.TemporaryDirectory(prefix="g-") as state,
+        app(state, "--attach", f"fake={engine}") as (url, deck),
+    ):
+        wait_for(lambda: ask(f"{url}/api/servers/fake")["state"] == "ready", "the fake engine")
+        about = {"engine": "benchmarks/fake_engine.py", **options}
+        targets = Target(engine, "fake"), Target(url, "fake")
+        with all_ways(*targets, {"engine": pid}, deck, about, pins) as setup:
+            yield setup
 
 
 @contextmanager
@@ -224,7 +241,7 @@ def main() -> None:
     pins = dict(each.split("=", 1) for each in args.pin)
     ways = [way for way in WAYS if way in args.ways.split(",")]
     streams_of = [int(each) for each in args.streams.split(",")]
-    fake = with_fake_engine(args.step_ms, args.work_us, pins)
+    fake = with_fake_engine({"step_ms": args.step_ms, "work_us": args.work_us}, pins)
     with with_vllm(args.models_dir, args.model, pins) if args.model else fake as setup:
         rows = measure(setup, ways, streams_of, args.rounds, args.tokens)
     command = "python -m benchmarks.gateway " + " ".join(sys.argv[1:])

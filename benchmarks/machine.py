@@ -112,15 +112,20 @@ def _gpus() -> list[str]:
         return []
 
 
-def write_results(name: str, results: dict[str, Any], command: str, summary: str) -> None:
+def write_results(
+    name: str, results: dict[str, Any], command: str, summary: str, folder: Path = RESULTS, indent: int | None = 2
+) -> None:
     """Writes ``NAME.json`` with everything and ``NAME.md`` with the summary, the machine and the command."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    machine = describe_machine()
-    (RESULTS / f"{name}.json").write_text(
-        json.dumps({"machine": machine, "command": command, **results}, indent=2) + "\n", encoding="utf-8"
-    )
-    shown = ", ".join(f"{key} {value}" for key, value in machine.items() if value)
-    (RESULTS / f"{name}.md").write_text(
-        f"{summary.strip()}\n\nMachine: {shown}.\n\nCommand: `{command}`\n", encoding="utf-8"
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"machine": describe_machine(), "command": command, **results}
+    (folder / f"{name}.json").write_text(json.dumps(document, indent=indent) + "\n", encoding="utf-8")
+    write_page(name, document, summary, folder)
     print(summary)
+
+
+def write_page(name: str, document: dict[str, Any], summary: str, folder: Path = RESULTS) -> None:
+    """Writes ``NAME.md``: the summary, and the machine and the command of a document of results."""
+    shown = ", ".join(f"{key} {value}" for key, value in document["machine"].items() if value)
+    (folder / f"{name}.md").write_text(
+        f"{summary.strip()}\n\nMachine: {shown}.\n\nCommand: `{document['command']}`\n", encoding="utf-8"
+    )
