@@ -1,6 +1,6 @@
 # The way in: `make run` on a fresh machine. See `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run setup test check lint fmt
+.PHONY: help run setup test check lint fmt bench-chat
 .DELETE_ON_ERROR:
 
 PY := .venv/bin/python
@@ -14,7 +14,7 @@ install = $(PY) -ES tools/install.py --check $(1) 2>/dev/null \
 app_args = $(if $(filter command,$(firstword $(origin HOST))),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(ARGS)
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 run: ## install what is missing, then start the app; HOST, PORT and ARGS are passed on: make run PORT=8000 ARGS="--no-start"
 	@$(call install,)
@@ -37,3 +37,6 @@ lint: setup
 fmt: setup ## format the code and repair what ruff can repair
 	@$(PY) -m ruff check --fix-only .
 	@$(PY) -m ruff format .
+
+bench-chat: setup ## how fast chats are beside other ways and in Chromium; ARGS="--playground PYTHON" (see benchmarks/chat.py)
+	@CHROMIUM=$$($(PY) tools/chromium.py) && export CHROMIUM && exec $(PY) -m benchmarks.chat --browser $(ARGS)
