@@ -39,6 +39,7 @@ _PIECE = re.compile(r"\s*\S{1,5}")
 """What counts as a token of a text: in English one has about four letters."""
 _HEAD = {"id": "chatcmpl-bdfe385843cb90a8", "object": "chat.completion.chunk", "created": 1795344731, "model": "fake"}
 _PROMPT_TOKENS = 128
+_TICK_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,10 @@ class Engine:
                 self._waiting.clear()
                 await self._waiting.wait()
                 due = loop.time() + 1 / self._rates.at(1)
-            await asyncio.sleep(max(0.0, due - loop.time()))
+            left = due - loop.time()
+            await asyncio.sleep(
+                max(left, _TICK_S) if left > 0 else 0
+            )  # a shorter sleep of uvloop's is none: it would spin
             now = loop.time()
             ready = [connection for connection, answer in self._open.items() if answer.due <= now]
             if not ready:  # the prompts are still being read
