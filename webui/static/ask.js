@@ -78,6 +78,7 @@ function take(ask, frame) {
       Object.assign(ask, { turn: frame.turn, parent: frame.parent, promptAt: now, progress: null });
       break;
     case "text":
+      if (frame.recast) Object.assign(ask, { reasoning: ask.reasoning + ask.content, content: "", contentAt: null }); // all so far was thinking
       ask.content += frame.content;
       ask.reasoning += frame.reasoning;
       ask.tokens = frame.tokens ?? ask.tokens;

@@ -53,6 +53,7 @@ function draw() {
   const { ask } = view;
   view.at = performance.now();
   drawHead();
+  if (view.from > ask.content.length) view.from = 0; // what had come was thinking, as it turned out
   let cut = nextCut(ask.content, view.from);
   const moves = cut != null;
   if (moves) keepOpen(turnOf(ask), hasThought() && thoughtIsOpen());
