@@ -22,8 +22,9 @@ from server_manager.chat_frames import DoneFrame, Frame, ProgressFrame, TextFram
 from server_manager.chat_messages import Message, chat_messages
 from server_manager.conversations.images import Image, read_images
 from server_manager.conversations.question import Question, Wanted
-from server_manager.conversations.store import ConversationStore, Writing
+from server_manager.conversations.store import ConversationStore
 from server_manager.conversations.turn import CURRENT_LEAF, STOPPED, Figures
+from server_manager.conversations.writing import Writing
 from server_manager.errors import NotAllowed, ServerManagerError
 from server_manager.manager import Server, ServerManager
 from server_manager.stream_pace import StreamPace, frame_seconds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 _LATEX = [
@@ -11,7 +13,7 @@ _LATEX = [
 ]
 
 
-def finished_turns(elem_id: str) -> gr.Chatbot:
+def finished_turns(elem_id: str, **more: Any) -> gr.Chatbot:
     """Questions and answers that are over."""
     return gr.Chatbot(
         show_label=False,
@@ -25,10 +27,10 @@ def finished_turns(elem_id: str) -> gr.Chatbot:
         group_consecutive_messages=False,
         allow_tags=False,
         elem_id=elem_id,
-        elem_classes="compare-turns",
+        **more,
     )
 
 
-def answer_markdown(elem_id: str) -> gr.Markdown:
-    """The answer that is being made."""
-    return gr.Markdown("", latex_delimiters=_LATEX, elem_id=elem_id, elem_classes="compare-live", line_breaks=True)
+def answer_markdown(elem_id: str, **more: Any) -> gr.Markdown:
+    """What is said at the moment."""
+    return gr.Markdown("", latex_delimiters=_LATEX, elem_id=elem_id, line_breaks=True, **more)

@@ -26,8 +26,6 @@ from server_manager.conversations.turn import Header, Turn, title_of
 from server_manager.conversations.writing import Writing, place
 from server_manager.errors import NotAllowed, NotKept, StateDirError
 
-__all__ = ["ConversationStore", "View", "Writing"]
-
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _RETRY_SECONDS = 15.0
 TITLE_LIMIT = 200

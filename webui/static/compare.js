@@ -1,6 +1,5 @@
 // The Compare tab: one question to several models side by side, each with its own conversation.
 import { questionNow } from "./chat.js";
-import { icon as chatIcon } from "./chat_icons.js";
 import { Column } from "./compare_column.js";
 import { copyText } from "./copy.js";
 import { keepEscape } from "./dialog.js";
@@ -122,7 +121,7 @@ function answered(turn) {
   };
   return html`<span class="cap">${figures(turn)}</span>
     ${turn.assistant
-      ? html`<button class="tool copy" title=${t("copy_answer")} aria-label=${t("copy_answer")} @click=${copy}>${chatIcon("copy")}${chatIcon("check")}</button>`
+      ? html`<button class="tool copy" title=${t("copy_answer")} aria-label=${t("copy_answer")} @click=${copy}>${icon("copy")}${icon("check")}</button>`
       : nothing}`;
 }
 

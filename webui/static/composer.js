@@ -1,6 +1,6 @@
 // The box below the conversation: the text and the pictures that are about to be sent, and the keys that work in it.
 import { abilitiesOf } from "./abilities.js";
-import { icon } from "./chat_icons.js";
+import { icon } from "./icons.js";
 import { conversationPath, currentConversation } from "./conversation.js";
 import { t } from "./i18n.js";
 import { state, subscribe } from "./state.js";

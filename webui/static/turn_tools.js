@@ -2,7 +2,7 @@
 import { conversationPath, currentConversation } from "./conversation.js";
 import { copyText } from "./copy.js";
 import { t } from "./i18n.js";
-import { icon } from "./chat_icons.js";
+import { icon } from "./icons.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
 const COPIED_MS = 1500;

@@ -10,6 +10,7 @@ import json
 
 import gradio as gr
 
+from webui.answer_view import answer_markdown, finished_turns
 from webui.bridge import bridge, values_bridge
 from webui.canvas import canvas
 from webui.context import AppContext
@@ -20,11 +21,6 @@ ID = "chat"
 TITLE = "tab_chat"
 ORDER = 10
 SYSTEM_PROMPT = "You are a helpful assistant."
-_LATEX = [
-    {"left": "$$", "right": "$$", "display": True},
-    {"left": "\\[", "right": "\\]", "display": True},
-    {"left": "\\(", "right": "\\)", "display": False},
-]
 _STATUS = """<button type="button" id="chat-to-end" hidden><span data-t="to_end"></span></button>
 <div id="chat-status"></div><div id="chat-announced" role="status" aria-live="polite"></div>
 <div id="chat-attached"></div>"""
@@ -40,24 +36,12 @@ def build(context: AppContext, shell: Shell) -> None:
         with gr.Column(scale=3, min_width=320, elem_id="chat-pane"):
             canvas('<div id="conversation-bar"></div>', elem_id="conversation-bar-box")
             with gr.Column(elem_id="conversation"):
-                chatbot = gr.Chatbot(
-                    show_label=False,
-                    container=False,
-                    height=None,
-                    autoscroll=False,
-                    layout="bubble",
-                    latex_delimiters=_LATEX,
-                    buttons=[],
-                    feedback_options=None,
-                    group_consecutive_messages=False,
-                    allow_tags=False,
-                    elem_id="turns",
-                )
+                chatbot = finished_turns("turns")
                 with gr.Column(elem_id="live"):
-                    asked = gr.Markdown("", latex_delimiters=_LATEX, elem_id="live-question", line_breaks=True)
+                    asked = answer_markdown("live-question")
                     canvas('<div id="live-head"></div>')
-                    thinking = gr.Markdown("", latex_delimiters=_LATEX, elem_id="live-thinking", line_breaks=True)
-                    live = gr.Markdown("", latex_delimiters=_LATEX, elem_id="live-answer", line_breaks=True)
+                    thinking = answer_markdown("live-thinking")
+                    live = answer_markdown("live-answer")
             canvas(_STATUS, elem_id="chat-status-box")
             with gr.Row(elem_id="chat-input", equal_height=True):
                 canvas(_ATTACH, elem_id="chat-attach-box", min_width=36, scale=0)

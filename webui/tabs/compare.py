@@ -33,7 +33,7 @@ def _column(place: int) -> tuple[gr.Chatbot, gr.Markdown]:
     with gr.Column(elem_classes="compare-column", min_width=200):
         canvas(f'<div id="compare-head-{place}" class="compare-head"></div>', elem_classes="compare-head-box")
         with gr.Column(elem_id=f"compare-scroll-{place}", elem_classes="compare-scroll"):
-            turns = finished_turns(elem_id=f"compare-turns-{place}")
-            live = answer_markdown(elem_id=f"compare-live-{place}")
+            turns = finished_turns(elem_id=f"compare-turns-{place}", elem_classes="compare-turns")
+            live = answer_markdown(elem_id=f"compare-live-{place}", elem_classes="compare-live")
         canvas(f'<div id="compare-foot-{place}" class="compare-foot"></div>', elem_classes="compare-foot-box")
     return turns, live
