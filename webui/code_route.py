@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from server_manager import ImagePlace, chat_code, serve_code
+from webui.body_limit import LimitedRoute
 from webui.chat_route import Question, chat_request
 from webui.context import AppContext
 from webui.rest import AnyUser, Context
 from webui.users import User
 
-router = APIRouter()
+router = APIRouter(route_class=LimitedRoute)
 
 
 @router.post("/api/chat/code")
@@ -26,7 +28,7 @@ async def code(question: Question, request: Request, context: Context, user: Any
     asked = await context.chat.preview(chat_request(question), owner=user.name)
     images = f"{origin.rstrip('/')}/api/conversations/{question.conversation}/images"
     places = {image.data_url: ImagePlace(image.type, f"{images}/{image.id}") for image in asked.kept_images}
-    found = chat_code(asked.body, origin, with_key=with_key, places=places)
+    found = await asyncio.to_thread(chat_code, asked.body, origin, with_key=with_key, places=places)
     return {"curl": found.curl, "python": found.python, "with_key": with_key, **_serve(question.model, context, user)}
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from server_manager import (
     ConversationView,
@@ -26,13 +26,20 @@ MAX_TEXT_CHARS = 2_000_000
 _PRIVATE = {"Cache-Control": "no-store"}
 _IMAGE = {"Cache-Control": "private, max-age=600", "X-Content-Type-Options": "nosniff"}
 """It never changes, but a browser must not hold for long what may be deleted for good."""
-Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+
+
+def _whole(text: str) -> str:
+    """Half a character, of a text that was cut within one, can neither be sent nor kept."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_whole)]
 
 
 class Changes(BaseModel):
     """What is to change of a conversation."""
 
-    title: Annotated[str, Field(max_length=10_000)] | None = Field(
+    title: Annotated[str, Field(max_length=10_000), AfterValidator(_whole)] | None = Field(
         None, description="Cut to 200 characters; an empty one is made from the first question again."
     )
     system_prompt: Text | None = None
@@ -107,7 +114,8 @@ async def export(
     make = conversation_as_json if format == "json" else conversation_as_markdown
     text = await asyncio.to_thread(make, whole)
     name = conversation_file_name(whole.header.title, format)
-    plain = name.encode("ascii", "ignore").decode().replace("'", "").strip() or f"conversation.{format}"
+    stem = name.removesuffix(f".{format}").encode("ascii", "ignore").decode().replace("'", "").strip(" .")
+    plain = f"{stem or 'conversation'}.{format}"
     disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
     return Response(
         text,

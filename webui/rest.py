@@ -26,6 +26,7 @@ from server_manager import (
     recommended_for,
     without_passwords,
 )
+from webui.body_limit import LimitedRoute
 from webui.context import AppContext
 from webui.errors import NoSuchRoute
 from webui.failure_view import for_operators
@@ -35,7 +36,7 @@ from webui.snapshot import Snapshot, status_dict, without_command, without_user_
 from webui.switch_fields import SwitchForm
 from webui.users import User
 
-router = APIRouter()
+router = APIRouter(route_class=LimitedRoute)
 no_such_route = APIRouter()
 """To be included last."""
 _UP = (ServerState.READY, ServerState.ASLEEP)

@@ -19,6 +19,7 @@ export function startAsk(question, onNews) {
     parent: question.parent ?? null,
     content: "",
     reasoning: "",
+    recast: false, // what first came as content was thinking
     tokens: null, // so far
     reasoningTokens: null, // of them
     progress: null, // the last frame about a server that is not ready yet
@@ -56,6 +57,7 @@ async function run(ask, onNews) {
     if (!ask.done && !ask.failed) ask.failed = new Error(t("broke_off"));
   } catch (error) {
     if (error.name !== "AbortError") ask.failed = error instanceof ApiError ? error : new Error(t("broke_off"));
+    ask.controller.abort(); // nobody reads any more what may still come
   }
   ask.over = true;
   running.delete(conversation);
@@ -78,7 +80,7 @@ function take(ask, frame) {
       Object.assign(ask, { turn: frame.turn, parent: frame.parent, promptAt: now, progress: null });
       break;
     case "text":
-      if (frame.recast) Object.assign(ask, { reasoning: ask.reasoning + ask.content, content: "", contentAt: null }); // all so far was thinking
+      if (frame.recast) Object.assign(ask, { reasoning: ask.reasoning + ask.content, content: "", recast: true, reasoningAt: ask.firstAt ?? now, contentAt: null }); // all so far was thinking
       ask.content += frame.content;
       ask.reasoning += frame.reasoning;
       ask.tokens = frame.tokens ?? ask.tokens;

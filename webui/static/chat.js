@@ -7,7 +7,7 @@ import {
   addTurn, branchAt, currentConversation, onConversation, placeAfter, reload, restoreConversation, selectTurn,
 } from "./conversation.js";
 import { t } from "./i18n.js";
-import { clearLive, drawSoon, follow, hasMoved, startLive } from "./live.js";
+import { clearLive, drawSoon, follow, hasMoved, liveParts, startLive } from "./live.js";
 import { modelDefaults } from "./sampling.js";
 import { followEnd } from "./scroll.js";
 import { server, state, subscribe } from "./state.js";
@@ -106,17 +106,25 @@ async function over(ask, edited) {
   if (ask.stopped) say(t("stopped_note"));
   if (!turn && ask.stopped) turn = await keptTurn(ask); // its first words may still be on their way
   else if (ask.stopped) reconcile(ask, turn);
-  sessionStorage.removeItem("deck-pending");
   const isShown = conversation === currentConversation().id;
-  const live = isShown ? clearLive() : null;
+  const isNext = isShown && isBusy(); // something else was sent while the app was asked
+  if (!isNext) sessionStorage.removeItem("deck-pending");
+  const live = isShown && !isNext ? clearLive() : null;
   if (turn) addTurn({ ...turn, id: turn.id ?? ask.turn }, conversation);
   else if (!again) giveBack(ask.question, edited, conversation);
   if (!isShown) return;
   draw(live);
+  if (isNext) return;
   if (ask.failed) sayFailure(ask.failed, Boolean(turn));
   else if (!turn) say(t(ask.done ? "no_answer" : "stopped_note"));
   else if (ask.done) sayFigures(turn);
-  focusBox();
+  takeFocusBack();
+}
+
+// Not from under the hands of somebody who types elsewhere meanwhile.
+function takeFocusBack() {
+  const at = document.activeElement;
+  if (!at || at === document.body || at.closest("#chat-input")) focusBox();
 }
 
 // What was stopped is shown at once; the app may have kept some words more.
@@ -137,6 +145,12 @@ function edit(turn) {
   editQuestion(turn);
   say(t("editing"));
   draw();
+}
+
+function select(id) {
+  if (isBusy()) return;
+  if (editedTurn()) leaveEdit();
+  orSay(selectTurn(id));
 }
 
 function sendEarly() {
@@ -191,7 +205,7 @@ function conversationChanged(what) {
   if (what === "turn") return; // `over` draws that
   const ask = asked();
   follow(ask);
-  draw(what === "opened" ? { question: ask?.question.text ?? "", content: "", reasoning: "" } : null);
+  draw(what === "opened" ? liveParts() : null);
   if (what === "opened") pane.toEnd?.();
 }
 
@@ -210,7 +224,7 @@ async function noticeRestart() {
   const isBack = pane.wasOffline && !state.offline;
   pane.wasOffline = state.offline;
   const { turns } = currentConversation();
-  if (!isBack || !turns.length || isBusy()) return;
+  if (!isBack || isBusy()) return;
   await reload();
   if (currentConversation().turns.length < turns.length) say(t("forgotten"));
 }
@@ -235,6 +249,7 @@ function followText() {
 function onEscape(event) {
   // Not the Escape that closes a list or ends a Chinese input method's choice.
   if (event.key !== "Escape" || event.isComposing || event.defaultPrevented || event.target.closest?.("#model-picker")) return;
+  if (!document.getElementById("chat-pane")?.getClientRects().length) return; // another tab is looked at
   if (isBusy()) actions.stop();
   else if (editedTurn()) {
     leaveEdit();
@@ -248,7 +263,7 @@ export async function startChat() {
   subscribe(followText);
   subscribe(noticeRestart);
   modelDefaults();
-  startTurns({ edit, again, branch: (turn) => orSay(branchAt(turn.id)), select: (id) => isBusy() || orSay(selectTurn(id)) });
+  startTurns({ edit, again, branch: (turn) => orSay(branchAt(turn.id)), select });
   startLive(draw);
   startComposer({ editLast: () => edit(currentConversation().turns.at(-1)) });
   onConversation(conversationChanged);

@@ -155,11 +155,12 @@ function beginAnew() {
 }
 
 function onKey(event) {
+  if (event.isComposing || event.keyCode === 229) return; // an input method's own key; Safari tells by 229 alone
   if (event.key === "Escape" && isBusy()) {
     keepEscape(event);
     for (const column of shown()) column.stop();
   }
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  if (event.key !== "Enter" || event.shiftKey) return;
   event.preventDefault();
   send();
 }

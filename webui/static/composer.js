@@ -9,7 +9,7 @@ import { html, nothing, render } from "./vendor/lit-html.js";
 
 const MOST_PIXELS = 2048; // of a side: vision models make them smaller still
 const MOST_IMAGES = 8;
-const box = { images: [], edited: null, draft: null, at: null }; // edited: the turn whose question is in the box
+const box = { images: [], edited: null, draft: null, draftImages: [], at: null }; // edited: the turn whose question is in the box
 const drafts = new Map(); // by conversation: what was typed and not sent
 
 const field = () => document.querySelector("#chat-text textarea");
@@ -63,14 +63,14 @@ export function takeQuestion(text) {
 // The box after its question is sent; returns the text that is in it now, which Gradio is to be told.
 export function emptyBox() {
   const text = box.draft ?? "";
-  Object.assign(box, { images: [], edited: null, draft: null });
+  Object.assign(box, { images: box.draftImages, edited: null, draft: null, draftImages: [] });
   if (field()) field().value = text;
   show();
   return text;
 }
 
 function leave(text, images = []) {
-  Object.assign(box, { images, edited: null, draft: null });
+  Object.assign(box, { images, edited: null, draft: null, draftImages: [] });
   setText(text);
   show();
 }
@@ -78,7 +78,11 @@ function leave(text, images = []) {
 // A question that got no answer comes back, above what was typed meanwhile.
 export function giveBack({ text, images }, edited = null, conversation = currentConversation().id) {
   if (conversation !== currentConversation().id) {
-    drafts.set(conversation, { text, images: images ?? [] });
+    const draft = drafts.get(conversation);
+    drafts.set(conversation, {
+      text: draft?.text ? `${text}\n${draft.text}` : text,
+      images: [...(images ?? []), ...(draft?.images ?? [])],
+    });
     return;
   }
   const meanwhile = typed();
@@ -89,7 +93,7 @@ export function giveBack({ text, images }, edited = null, conversation = current
 
 // Takes an earlier question into the box; what was being typed waits until it is sent or left.
 export function editQuestion(turn) {
-  if (!box.edited) box.draft = typed();
+  if (!box.edited) Object.assign(box, { draft: typed(), draftImages: box.images });
   Object.assign(box, { edited: turn, images: [...(turn.images ?? [])] });
   setText(turn.user);
   show();
@@ -97,13 +101,13 @@ export function editQuestion(turn) {
 }
 
 export function leaveEdit() {
-  leave(box.draft ?? "");
+  leave(box.draft ?? "", box.draftImages);
 }
 
 // Another conversation is shown: each has its own draft.
 export function changeDraft(id) {
   if (box.at === id) return;
-  if (box.at) drafts.set(box.at, { text: box.edited ? (box.draft ?? "") : typed(), images: box.edited ? [] : box.images });
+  if (box.at) drafts.set(box.at, { text: box.edited ? (box.draft ?? "") : typed(), images: box.edited ? box.draftImages : box.images });
   const first = box.at == null;
   box.at = id;
   const { text = "", images = [] } = drafts.get(id) ?? {};
@@ -164,9 +168,11 @@ function listenForFiles() {
     event.target.value = ""; // the same file can be taken again
   });
   pane.addEventListener("paste", (event) => {
-    if (!event.clipboardData?.files.length) return;
+    const { files, types } = event.clipboardData ?? {};
+    // Spreadsheets and word processors put a picture beside the text that was copied.
+    if (!files?.length || (types.includes("text/plain") && types.includes("text/html"))) return;
     event.preventDefault();
-    attach(event.clipboardData.files);
+    attach(files);
   }, true);
   pane.addEventListener("dragover", (event) => {
     if (!hasFiles(event)) return;

@@ -11,6 +11,7 @@ import { newId, onTabs, ownConversation, takeConversation, tellTabs } from "./ta
 const BUSY_MS = 500;
 const listeners = new Set();
 let shown = empty(null);
+let opening = 0;
 
 function empty(id, keep = true) {
   return { id, title: "", keep, busy: false, systemPrompt: null, turns: [] };
@@ -34,8 +35,9 @@ export function tell(what) {
   }
 }
 
-function take({ title, busy, turns, system_prompt: systemPrompt }) {
+function take({ title, busy, turns, kept, system_prompt: systemPrompt }) {
   Object.assign(shown, { title: title ?? "", busy: Boolean(busy), turns, systemPrompt: systemPrompt ?? null });
+  if (turns.length) shown.keep = kept; // an empty one is not known yet: it stays what it was begun as
 }
 
 // Looks at it again; while another tab's answer is made in it, until that is over. Raises ApiError.
@@ -43,22 +45,27 @@ export async function reload(what = "path") {
   const { id } = shown;
   const found = await get(conversationPath(id));
   if (id !== shown.id) return;
+  taken(found, what);
+}
+
+function taken(found, what) {
+  const { id } = shown;
   take(found);
   if (shown.busy && !askIn(id)) setTimeout(() => id === shown.id && reload().catch(() => {}), BUSY_MS);
   tell(what);
 }
 
+// Until it is there, the one before is shown: what is sent meanwhile must not go to the beginning of this one.
 export async function openConversation(id) {
+  const mine = ++opening;
+  const found = await get(conversationPath(id));
+  if (mine !== opening) return; // another one was picked meanwhile
   shown = empty(takeConversation(id));
-  try {
-    await reload("opened");
-  } catch (error) {
-    tell("opened");
-    throw error;
-  }
+  taken(found, "opened");
 }
 
 export function newChat({ keep = true } = {}) {
+  opening++;
   shown = empty(takeConversation(newId()), keep);
   tell("opened");
 }
@@ -69,7 +76,9 @@ export async function restoreConversation() {
   try {
     await openConversation(id);
   } catch (error) {
-    if (error.code !== "offline") newChat();
+    if (error.code !== "offline") return newChat();
+    shown = empty(id); // looked at again once the app answers
+    tell("opened");
   }
 }
 

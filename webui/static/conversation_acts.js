@@ -46,7 +46,7 @@ export function titleKeys(before, over) {
     onBlur: (event) => end(event, true),
     onKey(event) {
       event.stopPropagation(); // neither does Escape stop the answer, nor do arrows leave the field
-      if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
+      if (event.isComposing || event.keyCode === 229 || !["Enter", "Escape"].includes(event.key)) return;
       event.preventDefault(); // else Enter presses the button that gets the focus, and Escape leaves the list
       end(event, event.key === "Enter");
     },

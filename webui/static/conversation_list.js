@@ -30,7 +30,8 @@ function refreshList() {
 async function load() {
   const mine = ++asked;
   try {
-    const query = new URLSearchParams({ limit: MOST, ...(view.sought && { q: view.sought }) });
+    const sought = view.sought.trim();
+    const query = new URLSearchParams({ limit: MOST, ...(sought && { q: sought }) });
     const found = await get(`/api/conversations?${query}`);
     if (mine !== asked) return; // something else was typed meanwhile
     Object.assign(view, { entries: found, error: null });
@@ -155,7 +156,7 @@ function rows() {
 }
 
 function search(event) {
-  view.sought = event.target.value.trim();
+  view.sought = event.target.value; // with the space before the next word
   clearTimeout(typing);
   typing = setTimeout(load, TYPING_MS);
 }
@@ -169,7 +170,7 @@ function draw() {
         <button class="icon" title=${t("close")} aria-label=${t("close")} @click=${close}>${icon("remove")}</button>
       </div>
       <label class="search">${icon("search")}<input type="search" placeholder=${t("search_conversations")}
-        aria-label=${t("search_conversations")} .value=${view.sought} @input=${search} /></label>
+        aria-label=${t("search_conversations")} .value=${view.sought} @input=${search} @keydown=${(event) => view.sought && keepEscape(event)} /></label>
       ${view.note ? html`<div class="banner bad" role="alert">${view.note}</div>` : nothing}
       <div class="rows" @keydown=${(event) => withArrows(event, "button.open")}>${view.open ? rows() : nothing}</div>
       <div class="off-screen" role="status">${view.open && view.sought && view.entries ? t("found_n", { n: view.entries.length }) : ""}</div>

@@ -13,7 +13,8 @@ function copyBySelection(text) {
   const before = document.activeElement;
   const box = Object.assign(document.createElement("textarea"), { value: text, readOnly: true });
   box.style.cssText = "position: fixed; top: 0; opacity: 0";
-  document.body.append(box);
+  // Beside a modal dialog everything is inert: nothing can be selected there.
+  ([...document.querySelectorAll("dialog:modal")].at(-1) ?? document.body).append(box);
   box.select();
   const done = document.execCommand("copy");
   box.remove();

@@ -10,7 +10,7 @@ import { pictures } from "./turn_tools.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
 const CHARS_PER_MS = 60; // a text that cannot be cut (a long block of code) is drawn the less often the longer it is
-const view = { ask: null, from: 0, shown: "", thought: "", at: 0, scheduled: false, moveUp: null };
+const view = { ask: null, from: 0, recast: false, shown: "", thought: "", at: 0, scheduled: false, moveUp: null };
 
 export const thoughtIsOpen = () => recall("deck-thoughts") === "open";
 
@@ -22,7 +22,7 @@ export function startLive(moveUp) {
 // Shows an answer that is being made, from now on; null: none.
 export function follow(ask) {
   if (ask === view.ask) return;
-  Object.assign(view, { ask, from: 0, shown: "", thought: "", at: 0 });
+  Object.assign(view, { ask, from: 0, recast: false, shown: "", thought: "", at: 0 });
   if (ask) draw();
 }
 
@@ -33,6 +33,13 @@ export function clearLive() {
   drawHead();
   return { question: "", content: "", reasoning: "" };
 }
+
+// What the live part shows now.
+export const liveParts = () => ({
+  question: view.ask && !hasMoved() ? view.ask.question.text : "",
+  content: view.shown,
+  reasoning: view.thought,
+});
 
 // To be called with each frame of `ask`; draws at most once a picture of the screen.
 export function drawSoon(ask) {
@@ -52,17 +59,20 @@ export function drawSoon(ask) {
 function draw() {
   const { ask } = view;
   view.at = performance.now();
+  const isBack = view.from > 0 && ask.recast && !view.recast; // what moved up was thinking, as it turned out
+  if (isBack) view.from = 0;
+  view.recast = ask.recast;
   drawHead();
-  if (view.from > ask.content.length) view.from = 0; // what had come was thinking, as it turned out
   let cut = nextCut(ask.content, view.from);
   const moves = cut != null;
   if (moves) keepOpen(turnOf(ask), hasThought() && thoughtIsOpen());
   for (; cut != null; cut = nextCut(ask.content, view.from)) view.from = cut;
   const text = ask.content.slice(view.from);
-  if (moves) {
-    Object.assign(view, { shown: text, thought: "" });
+  if (moves || isBack) {
+    const thought = openThought();
+    Object.assign(view, { shown: text, thought });
     drawHead();
-    view.moveUp({ question: "", content: text, reasoning: "" });
+    view.moveUp({ question: moves ? "" : ask.question.text, content: text, reasoning: thought });
   } else if (text !== view.shown) window.deck.set("live", (view.shown = text));
   drawThought();
 }
@@ -70,9 +80,10 @@ function draw() {
 // Whether the question and the first blocks of the answer are in the Chatbot already.
 export const hasMoved = () => view.from > 0;
 const hasThought = () => Boolean(view.ask?.reasoning) && view.from === 0;
+const openThought = () => (hasThought() && thoughtIsOpen() ? view.ask.reasoning : "");
 
 function drawThought() {
-  const text = hasThought() && thoughtIsOpen() ? view.ask.reasoning : "";
+  const text = openThought();
   if (text === view.thought) return;
   view.thought = text;
   window.deck.set("thinking", text);

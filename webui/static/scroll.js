@@ -15,7 +15,7 @@ export function followEnd(area, onFollowing = () => {}) {
   const hand = () => (handAt = performance.now());
   for (const kind of ["wheel", "touchmove", "keydown"]) area.addEventListener(kind, hand, { passive: true });
   area.addEventListener("pointerdown", () => (isHeld = true)); // the scroll bar
-  addEventListener("pointerup", () => (isHeld = false));
+  for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => (isHeld = false)); // a finger that scrolls: cancel
   area.addEventListener("scroll", () => {
     const isReader = isHeld || performance.now() - handAt < HAND_MS;
     if (area.scrollTop < top && isReader) setFollowing(false);
