@@ -27,6 +27,7 @@ from server_manager.conversations.turn import CURRENT_LEAF, STOPPED, Figures
 from server_manager.conversations.writing import Writing
 from server_manager.errors import NotAllowed, ServerManagerError
 from server_manager.manager import Server, ServerManager
+from server_manager.sampling import request_fields
 from server_manager.stream_pace import StreamPace, frame_seconds
 from server_manager.upstream import Connections
 from server_manager.user_limit import UserLimit
@@ -95,6 +96,7 @@ class ChatService:
         the user has ``most`` going on already.
         """
         async with AsyncExitStack() as held:
+            request_fields(dict(request.sampling))  # a mistake in it must not cost a start
             held.enter_context(self._limit.one_more(owner, most))
             writing = await held.enter_async_context(
                 self._conversations.writing(request.conversation, owner, keep=request.keep)

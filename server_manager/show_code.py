@@ -168,7 +168,10 @@ class _Writer:
 
     def text(self, value: str) -> str:
         """A string. What cannot be seen is escaped: a terminal would act on it when it is pasted."""
-        written = "".join(_ESCAPES.get(char) or (_escaped(char) if _is_hidden(char) else char) for char in value)
+        if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
+            written = value  # an image: millions of characters, in which nobody else would get any
+        else:
+            written = "".join(_ESCAPES.get(char) or (_escaped(char) if _is_hidden(char) else char) for char in value)
         if self._for_shell:
             written = written.replace("\\", "\\\\").replace("$", "\\$").replace("`", "\\`")
         return f'"{written}"'

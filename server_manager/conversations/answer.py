@@ -76,8 +76,8 @@ class KeptAnswer:
     async def finish(self, figures: Figures) -> None:
         """The answer is whole. Returns when it is saved, or after some patience."""
         self.close("", figures)
-        if self.saving:
-            await asyncio.wait({asyncio.wrap_future(self.saving)}, timeout=_PATIENCE)
+        if saving := self.saving:  # asked once: it may end at any moment
+            await asyncio.wait({asyncio.wrap_future(saving)}, timeout=_PATIENCE)
 
     def close(self, note: str, figures: Figures | None = None) -> None:
         """The answer is over, for the reason that ``note`` says. Without any text of it nothing is kept."""

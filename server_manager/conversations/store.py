@@ -109,8 +109,8 @@ class ConversationStore:
                 loop.call_soon_threadsafe(release)
 
         writing.over = True
-        if writing.answer and writing.answer.saving:
-            writing.answer.saving.add_done_callback(saved)
+        if writing.answer and (saving := writing.answer.saving):  # asked once: it may end at any moment
+            saving.add_done_callback(saved)
         else:
             release()
 

@@ -358,7 +358,9 @@ class Switchboard:
 
     async def _next_change(self, seen: asyncio.Event | None = None) -> None:
         try:
-            await asyncio.wait_for((seen or self._changed).wait(), _LOOK_SECONDS)
+            # Not `wait_for`: until Python 3.12 it swallows a cancelling in the moment of the change.
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await (seen or self._changed).wait()
         except TimeoutError:
             return
 
