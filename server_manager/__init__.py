@@ -23,7 +23,7 @@ from server_manager.errors import (
 )
 from server_manager.gateway import Gateway, GatewayRequest, refuse
 from server_manager.gateway_errors import Dialect, GatewayRefusal, error_document, error_headers
-from server_manager.generation_config import context_length, recommended_for
+from server_manager.generation_config import context_length
 from server_manager.ledger_book import LedgerBook
 from server_manager.log_query import LogAnswer, LogQuery
 from server_manager.manager import Server, ServerManager
@@ -115,7 +115,6 @@ __all__ = [
     "option_error",
     "option_warnings",
     "parse_shell_line",
-    "recommended_for",
     "refuse",
     "render_phrases",
     "request_fields",

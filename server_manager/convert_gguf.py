@@ -1,8 +1,9 @@
 """Turns a GGUF file into the folder that vLLM serves: run in vLLM's own environment, which has transformers.
 
-    python convert_gguf.py FILE.gguf OUT_DIR
+    python convert_gguf.py FILE.gguf OUT_DIR SAMPLING
 
-vLLM 0.32 reads GGUF only with a plugin, so the weights are dequantized once, to bfloat16.
+vLLM 0.32 reads GGUF only with a plugin, so the weights are dequantized once, to bfloat16. ``SAMPLING`` is
+JSON: what the model's ``generation_config.json`` is to recommend, since the file carries nothing of it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 
 
-def convert(gguf: Path, out_dir: Path) -> None:
+def convert(gguf: Path, out_dir: Path, sampling: dict[str, float]) -> None:
     """Writes ``config.json``, the weights, the tokenizer and ``generation_config.json`` into ``out_dir``."""
     # Not above: they take seconds, in which the app may already be killed.
     import torch  # noqa: PLC0415
@@ -30,12 +31,9 @@ def convert(gguf: Path, out_dir: Path) -> None:
     )
     model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
-    # The file carries no recommended sampling. Upstream's card says temperature 0.2 and top_p 0.9, for the unquantized
-    # model; with 4-bit weights one answer in four goes astray at that temperature ("What is the capital of France?",
-    # 12 tries each: 9 right at 0.2, 10 at 0.1, 12 at 0), so greedy decoding it is.
     path = out_dir / "generation_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(config | {"temperature": 0.0, "top_p": 1.0}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(config | sampling, indent=2) + "\n", encoding="utf-8")
     for written in out_dir.iterdir():  # on the disk before the folder gets its name: a power cut leaves no half model
         with written.open("rb") as file:
             os.fsync(file.fileno())
@@ -49,4 +47,4 @@ def end_with_parent() -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    convert(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

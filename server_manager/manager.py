@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from server_manager.bundled import bundled_models, converted_folder, ensure_conv
 from server_manager.catalogue import Catalogue
 from server_manager.client import ClientSession, ServerClient
 from server_manager.errors import ManagerClosed, ServerManagerError, StartAborted, UnknownModel
+from server_manager.generation_config import recommended_for
 from server_manager.handle_store import HandleStore
 from server_manager.hub_sizes import HubSizes
 from server_manager.launch_plan import LaunchPlan, check_local_folder, make_plan
@@ -209,6 +210,12 @@ class ServerManager:
         """The spec with its model where its files are on this disk, if we made them (the bundled model)."""
         folder = converted_folder(spec.model, self.settings.cache_dir)
         return replace(spec, model=str(folder)) if folder else spec
+
+    def recommended_sampling(self, spec: ModelSpec) -> Mapping[str, float]:
+        """By request field, also of the bundled model before it is converted. Reads files: call it in a thread."""
+        bundled = bundled_models().get(spec.model)
+        ours = bundled.sampling if bundled and spec.options.get("generation-config", "auto") == "auto" else {}
+        return {**ours, **recommended_for(self.local_files(spec))}
 
     def _local_specs(self) -> list[ModelSpec]:
         return [self.local_files(spec) for spec in self.catalogue.specs()]

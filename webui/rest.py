@@ -23,7 +23,6 @@ from server_manager import (
     ServerStatus,
     defaults_for,
     parse_shell_line,
-    recommended_for,
     without_passwords,
 )
 from webui.body_limit import LimitedRoute
@@ -178,7 +177,7 @@ async def model(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     spec = context.manager.catalogue.get(name)
 
     def read_files() -> dict[str, Any]:
-        sampling = defaults_for(recommended_for(context.manager.local_files(spec)))
+        sampling = defaults_for(context.manager.recommended_sampling(spec))
         found = described(spec, context)
         if not user.is_operator:  # flags, variables and paths are the operators' own
             found = {"context_length": found["context_length"]}

@@ -23,7 +23,7 @@ def gpu_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeckApp]:
     place = Place(folder / "place")
     fake_gpu.write_weights(place.weights)
     place.add_model(
-        "alpha", answer_tokens=60, tokens_per_second=15, weights_gib=fake_gpu.WEIGHTS_GIB, sleep_seconds=0.3
+        "alpha", answer_tokens=100, tokens_per_second=12, weights_gib=fake_gpu.WEIGHTS_GIB, sleep_seconds=0.3
     )
     place.add_model("beta", "seed: 1\n", parrot=1, weights_gib=fake_gpu.WEIGHTS_GIB, sleep_seconds=0.3)
     for name in ("left", "middle", "right"):
@@ -128,5 +128,5 @@ def test_models_that_do_not_fit_together_are_compared_one_after_another(app: Dec
     box.press("Enter")
     expect(page.page.locator("#compare-live-0")).to_contain_text("word")
     expect(page.page.locator("#compare-live-1")).to_contain_text("beta: waiting for the answers of alpha to end")
-    expect(page.page.locator("#compare-foot-0")).to_contain_text("60 tokens")
+    expect(page.page.locator("#compare-foot-0")).to_contain_text("100 tokens")
     expect(page.page.locator("#compare-turns-1 .message.bot")).to_contain_text("One after the other")

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes import Deck
 from processes import eventually
 
 from server_manager.bundled import bundled_models, converted_folder, ensure_converted
 from server_manager.errors import LaunchError, StateDirError
+from server_manager.model_spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -191,3 +193,12 @@ async def test_a_conversion_ends_with_a_killed_app() -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(converter, signal.SIGKILL)
+
+
+async def test_its_sampling_is_known_before_it_is_converted(deck: Deck, package: Path) -> None:
+    """The first question of a new user is sent before the files are there."""
+    spec = ModelSpec("smol", HUB_ID)
+    assert deck.manager.recommended_sampling(spec) == {"temperature": 0.0, "top_p": 1.0}
+    overridden = ModelSpec("smol", HUB_ID, {"override-generation-config": '{"temperature": 0.5}'})
+    assert deck.manager.recommended_sampling(overridden)["temperature"] == 0.5
+    assert deck.manager.recommended_sampling(ModelSpec("smol", HUB_ID, {"generation-config": "vllm"})) == {}

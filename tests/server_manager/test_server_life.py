@@ -201,8 +201,8 @@ async def test_crash_while_serving_is_a_crash_though_its_code_is_0(
     assert (end.cause, end.returncode) == (ExitCause.CRASHED, 0)
     assert end.diagnosis is not None
     assert "CUDA out of memory" in end.diagnosis.evidence
-    assert deck.turns[0].assistant.startswith("word0 ")
-    assert "ran out of memory" in deck.turns[0].note
+    assert (await deck.turns())[0].assistant.startswith("word0 ")
+    assert "ran out of memory" in (await deck.turns())[0].note
 
 
 async def test_engine_core_killed_while_serving(deck: Deck, add_model: AddModel) -> None:

@@ -8,7 +8,7 @@ import {
 } from "./conversation.js";
 import { t } from "./i18n.js";
 import { clearLive, drawSoon, follow, hasMoved, liveParts, startLive } from "./live.js";
-import { modelDefaults } from "./sampling.js";
+import { hasDefaults, modelDefaults, onDefaults, shownDefaults } from "./sampling.js";
 import { followEnd } from "./scroll.js";
 import { server, state, subscribe } from "./state.js";
 import { say, sayFailure, sayFigures, sayProgress } from "./status_line.js";
@@ -19,13 +19,13 @@ const LOOK_MS = 250; // while nothing comes: how long it has been waited
 const pane = {
   toEnd: null,
   waiting: null, // what the sliders' values are wanted for
-  early: null, // sent while the page was still being built
+  early: null, // sent while the page was still being built, or the model's own values were on their way
   wasOffline: false,
 };
 
 const asked = () => askIn(currentConversation().id);
 const isBusy = () => asked() != null;
-const isBuilt = () => currentConversation().id != null && state.snapshot != null;
+const isBuilt = () => currentConversation().id != null && state.snapshot != null && (!state.model || hasDefaults(state.model));
 
 // Showing
 
@@ -61,7 +61,10 @@ function questionOf({ text, images, parent, again }, { system, names, values }) 
     parent: parent ?? null,
     ...(again && { again }),
     system_prompt: system ?? "",
-    sampling: Object.fromEntries(names.map((field, i) => [field, values[i] === "" ? null : values[i]])),
+    sampling: {
+      ...Object.fromEntries(names.map((field, i) => [field, values[i] === "" ? null : values[i]])),
+      ...shownDefaults(state.model),
+    },
     thinking: thinkingChoice(state.model),
     ...(!keep && { keep }),
   };
@@ -242,6 +245,7 @@ function followText() {
   const area = document.getElementById("conversation");
   if (!area || pane.toEnd) return;
   const button = document.getElementById("chat-to-end");
+  if (!button) return; // Gradio mounts its parts one by one
   pane.toEnd = followEnd(area, (following) => (button.hidden = following));
   button.addEventListener("click", () => pane.toEnd());
 }
@@ -271,4 +275,5 @@ export async function startChat() {
   await restoreConversation();
   giveBackPending();
   subscribe(sendEarly);
+  onDefaults(sendEarly);
 }

@@ -13,11 +13,14 @@ import { run, subscribe } from "./state.js";
 
 Object.assign(window.deck, { pick, chat: actions, form });
 
-// Gradio builds the page after this script has loaded: wait for its last part.
+const PARTS = ["deck-live", "conversation-bar", "conversation", "turns", "live", "chat-status", "chat-to-end", "chat-text"];
+
+// Gradio builds the page after this script has loaded, part by part: wait for those that are looked for once.
 function whenBuilt(then) {
-  if (document.getElementById("deck-live") && document.getElementById("chat-pane")) return then();
+  const isBuilt = () => PARTS.every((id) => document.getElementById(id));
+  if (isBuilt()) return then();
   const observer = new MutationObserver(() => {
-    if (!document.getElementById("deck-live") || !document.getElementById("chat-pane")) return;
+    if (!isBuilt()) return;
     observer.disconnect();
     then();
   });

@@ -10,6 +10,18 @@ let known = null; // what the app says of the model that is shown
 let updates = {};
 let shownModel = null;
 let shownFor = "";
+let unknown = null; // the model of which the app could not say anything just now
+const listeners = new Set();
+
+// Whether the model's own values are known, or cannot be; `onDefaults` listeners are called when that changes.
+export const hasDefaults = (name) => known?.name === name || unknown === name;
+export const onDefaults = (listener) => listeners.add(listener);
+
+// What the sliders show of this model's own values, by request field: Gradio may not have taken them yet.
+export function shownDefaults(name) {
+  if (known?.name !== name || shownModel !== name) return {};
+  return Object.fromEntries(Object.entries(updates).filter(([, { value }]) => value !== undefined).map(([field, { value }]) => [field, value]));
+}
 
 async function show(name) {
   const found = await get(modelPath(name));
@@ -18,6 +30,13 @@ async function show(name) {
   known = found;
   drawThinking(showValues);
   showValues();
+  for (const listener of listeners) listener();
+}
+
+function giveUp(name) {
+  shownFor = ""; // again with the next snapshot
+  unknown = name;
+  for (const listener of listeners) listener();
 }
 
 // Those for the mode that is chosen now.
@@ -44,7 +63,8 @@ export function modelDefaults() {
     shownFor = key;
     if (state.model !== shownModel) moved.clear();
     shownModel = state.model;
-    show(state.model).catch(() => (shownFor = ""));
+    const name = state.model;
+    show(name).catch(() => giveUp(name));
   });
   document.addEventListener("input", ({ target }) => {
     const control = target.closest?.("[id^=sampling-]");
@@ -56,6 +76,7 @@ export function modelDefaults() {
   document.addEventListener("click", ({ target }) => {
     if (target.id !== "sampling-reset" || !state.model) return;
     moved.clear();
-    show(state.model).catch(() => (shownFor = "")); // then with the next snapshot
+    const name = state.model;
+    show(name).catch(() => giveUp(name));
   });
 }
