@@ -53,7 +53,7 @@ def test_models_with_their_states(stopped: DeckApp, client: openai.OpenAI) -> No
     found = {model.id: model.to_dict() for model in client.models.list()}
     assert next(iter(found)) == "small", "what is up comes first"
     assert (found["small"]["state"], found["small"]["max_model_len"]) == ("ready", 600)
-    assert found["quick"]["state"] == "stopped"
+    assert found["quick"]["state"] in ("stopped", "failed")
     assert {"Qwen2-7B-Instruct", "sleepy"} <= set(found)
     assert client.models.retrieve("Qwen2-7B-Instruct").id == "Qwen2-7B-Instruct"
     assert client.models.retrieve("Qwen/Qwen2-7B-Instruct").object == "model"

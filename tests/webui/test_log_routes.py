@@ -88,9 +88,9 @@ def test_download_is_the_whole_log_with_its_older_parts(app: DeckApp) -> None:
 
 def test_long_log_is_downloaded_and_searched_whole(app: DeckApp) -> None:
     lines = "".join(f"(EngineCore pid=1) INFO 11-22 10:09:42 [core.py:1] line {n} of many\n" for n in range(300_000))
-    path = write_log(app.place, "long", lines)
-    assert app.http.get("/api/servers/long/logs/download").text == lines
-    assert app.get("/api/servers/long/logs?search=line%20299999%20") == f"300000: {lines.splitlines()[-1]}\n"
+    path = write_log(app.place, "many-lines", lines)
+    assert app.http.get("/api/servers/many-lines/logs/download").text == lines
+    assert app.get("/api/servers/many-lines/logs?search=line%20299999%20") == f"300000: {lines.splitlines()[-1]}\n"
     path.unlink()
 
 
