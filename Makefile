@@ -24,7 +24,7 @@ setup: ## only install: what the app needs and the tools for tests
 	@$(call install,--dev)
 
 test: setup ## every test, those with the real vLLM and a real browser too
-	@CHROMIUM=$$($(PY) tools/chromium.py) && export CHROMIUM && exec $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=40
+	@CHROMIUM=$$($(PY) tools/chromium.py) && export CHROMIUM && exec $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40
 
 check: lint ## format, lint, types and the fast tests; under a minute
 	@exec $(PY) -m pytest -q -n 2 --dist loadfile -m "not slow and not browser and not real"
