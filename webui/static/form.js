@@ -38,6 +38,13 @@ function bodyOf(values) {
   return [(name ?? "").trim(), { model: (model ?? "").trim(), source, mirror: mirror ?? "", other_flags: other_flags ?? "", ...ours, options, env, based_on: basedOn }];
 }
 
+// Gradio may be a moment behind with what has just been typed.
+function asTyped(values) {
+  const boxes = { name: "form-name", model: "form-model", other_flags: "form-other" };
+  const box = (field) => boxes[field] && document.querySelector(`#${boxes[field]} :is(input, textarea)`);
+  return FIELDS.map((field, i) => box(field)?.value ?? values[i]);
+}
+
 function show(found) {
   const { message, bad = false } = (shown = found);
   if (message) Object.assign(word, { message, bad, outdated: false });
@@ -163,7 +170,7 @@ export const form = {
   },
   save: (values) =>
     guarded(async () => {
-      const [name, body] = bodyOf(values);
+      const [name, body] = bodyOf(asTyped(values));
       if (!name) return show({ message: t("name_missing"), bad: true });
       clearTimeout(typing);
       const found = await call("PUT", modelPath(name), body);
