@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from server_manager.downloads import cached_file
+from server_manager.model_files import read_object
 from server_manager.model_spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -95,14 +96,7 @@ def _read_json(model: str, filename: str, revision: str | None, env: Mapping[str
     path: Path | None = None
     try:
         path = cached_file(model, filename, revision=revision, env=env)
-        if path is None:
-            return {}
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ValueError("the file is too large")
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("the file holds no JSON object")
+        return {} if path is None else read_object(path, _LARGEST_FILE)
     except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s of %s is not used: %s", path or filename, model, error)
         return {}
-    return content

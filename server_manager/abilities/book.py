@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from server_manager.abilities.chat_template import Template, read_template
 from server_manager.abilities.recommendations import per_mode
 from server_manager.abilities.sight import sees
 from server_manager.downloads import cached_file
 from server_manager.generation_config import overrides_of, recommended_for
+from server_manager.model_files import read_object, read_text
 from server_manager.model_spec import ModelSpec
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _LARGEST_FILE = 32 * 2**20
 """A ``tokenizer_config.json`` with all its added tokens has some megabytes at most."""
@@ -163,25 +164,19 @@ def _stamps(paths: Mapping[str, Path], spec: ModelSpec) -> _Stamps:
 
 
 def _text(paths: Mapping[str, Path], name: str) -> str | None:
-    path = paths.get(name)
-    if path is None:
-        return None
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ValueError("the file is too large")
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        log.warning("%s is not used: %s", path, error)
-        return None
+    return _read_file(paths.get(name), read_text)
 
 
 def _json(paths: Mapping[str, Path], name: str) -> Mapping[str, Any] | None:
-    text = _text(paths, name)
-    if text is None:
+    return _read_file(paths.get(name), read_object)
+
+
+def _read_file(path: Path | None, read: Callable[[Path, int], T]) -> T | None:
+    """``None`` where there is none, or none that can be used."""
+    if path is None:
         return None
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        log.warning("%s is not used: %s", paths[name], error)
+        return read(path, _LARGEST_FILE)
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s is not used: %s", path, error)
         return None
-    return content if isinstance(content, dict) else None

@@ -5,7 +5,6 @@ Everything that the files do not say is ``None``: nothing here is guessed.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from server_manager.downloads import cached_file
+from server_manager.model_files import read_object
 from server_manager.model_spec import is_local
 
 log = logging.getLogger(__name__)
@@ -247,14 +247,9 @@ def _size(files: Iterable[Path]) -> int | None:
 def _read_json(path: Path, largest: int) -> Mapping[str, Any]:
     """The object in the file; empty where there is no such file or no such object."""
     try:
-        if path.stat().st_size > largest:
-            raise ValueError("the file is too large")
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("the file holds no JSON object")
+        return read_object(path, largest)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         log.warning("%s is not used: %s", path, error)
         return {}
-    return content
