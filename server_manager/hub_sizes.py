@@ -7,17 +7,17 @@ left alone for a while: sizes are for information.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from server_manager.daemon_call import in_daemon_thread
 from server_manager.downloads import hub_files, uses_modelscope
 from server_manager.estimate_file import read_entries, write_entries
 from server_manager.model_spec import ModelSpec, is_local
@@ -101,7 +101,7 @@ class HubSizes:
             if _is_offline(spec):
                 continue
             try:
-                files = await _files_of(spec)
+                files = await in_daemon_thread("hub", partial(_files_of, spec))
             except OSError as error:
                 log.info("the sizes of models on %s are not known: %s", hub, error)
                 self._silent_until[hub] = time.monotonic() + _AGAIN_SECONDS
@@ -119,29 +119,8 @@ class HubSizes:
         write_entries(self._path, "models", [asdict(entry) for entry in entries[-_MOST_ENTRIES:]])
 
 
-async def _files_of(spec: ModelSpec) -> dict[str, int]:
-    """See ``hub_files``. In a thread of its own: one of the pool that hangs would hold up the end of the app."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[dict[str, int] | OSError] = loop.create_future()
-
-    def settle(found: dict[str, int] | OSError) -> None:
-        if not answer.done():
-            answer.set_result(found)
-
-    def ask() -> None:
-        found: dict[str, int] | OSError
-        try:
-            found = hub_files(spec.model, revision=_revision(spec), env=spec.vllm_env)
-        except OSError as error:
-            found = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the app has ended meanwhile
-            loop.call_soon_threadsafe(settle, found)
-
-    threading.Thread(target=ask, name="hub", daemon=True).start()
-    result = await answer
-    if isinstance(result, OSError):
-        raise result
-    return result
+def _files_of(spec: ModelSpec) -> dict[str, int]:
+    return hub_files(spec.model, revision=_revision(spec), env=spec.vllm_env)
 
 
 def _size_of(files: Mapping[str, int], *, whole: bool) -> HubSize:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from server_manager.daemon_call import in_daemon_thread
 from server_manager.errors import TelemetryError
 
 logger = logging.getLogger(__name__)
@@ -16,10 +15,7 @@ T = TypeVar("T")
 
 
 class OneAtATime(Generic[T]):
-    """Calls a blocking function in a daemon thread and gives up waiting, but never calls it twice at once.
-
-    Not asyncio.to_thread(): a thread of its pool that hangs in a driver would keep the app from ever exiting.
-    """
+    """Calls a blocking function in a daemon thread and gives up waiting, but never calls it twice at once."""
 
     def __init__(self, what: str, function: Callable[[], T], timeout: float, clock: Callable[[], float]) -> None:
         self._what = what
@@ -33,9 +29,7 @@ class OneAtATime(Generic[T]):
         """What the function returns. Raises ``TelemetryError`` where it raises, or does not return in time."""
         if self._pending is None:
             self._started = self._clock()
-            pending: asyncio.Future[T | TelemetryError] = asyncio.get_running_loop().create_future()
-            threading.Thread(target=self._call, args=(pending,), name="telemetry", daemon=True).start()
-            self._pending = pending
+            self._pending = in_daemon_thread("telemetry", self._call)
         if not await self.idle(self._started + self._timeout - self._clock()):
             seconds = int(self._clock() - self._started)
             raise TelemetryError(f"{self._what} has not answered for {seconds} s.", seconds=seconds)
@@ -51,19 +45,12 @@ class OneAtATime(Generic[T]):
             await asyncio.wait({self._pending}, timeout=max(0.0, timeout))
         return self._pending is None or self._pending.done()
 
-    def _call(self, pending: asyncio.Future[T | TelemetryError]) -> None:
-        result: T | TelemetryError
+    def _call(self) -> T | TelemetryError:
+        """An error as a value: nobody may be left to take it."""
         try:
-            result = self._function()
+            return self._function()
         except TelemetryError as error:
-            result = error
+            return error
         except Exception as error:  # a vendor's library may raise anything; the page must say so
             logger.debug("A telemetry source raised.", exc_info=True)
-            result = TelemetryError(f"{self._what} cannot be read: {type(error).__name__}: {error}.")
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the app has ended meanwhile
-            pending.get_loop().call_soon_threadsafe(_resolve, pending, result)
-
-
-def _resolve(pending: asyncio.Future[T], result: T) -> None:
-    if not pending.done():
-        pending.set_result(result)
+            return TelemetryError(f"{self._what} cannot be read: {type(error).__name__}: {error}.")
