@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from server_manager.abilities.book import UNKNOWN, Abilities, AbilityBook
@@ -23,7 +23,7 @@ from server_manager.chat_messages import Message, chat_messages
 from server_manager.conversations.images import Image, read_images
 from server_manager.conversations.question import Question, Wanted
 from server_manager.conversations.store import ConversationStore
-from server_manager.conversations.turn import CURRENT_LEAF, STOPPED, Figures
+from server_manager.conversations.turn import CURRENT_LEAF, STOPPED
 from server_manager.conversations.writing import Writing
 from server_manager.errors import NotAllowed, ServerManagerError
 from server_manager.manager import Server, ServerManager
@@ -96,7 +96,7 @@ class ChatService:
         the user has ``most`` going on already.
         """
         async with AsyncExitStack() as held:
-            request_fields(dict(request.sampling))  # a mistake in it must not cost a start
+            fields = request_fields(dict(request.sampling))  # first: a mistake in it must not cost a start
             held.enter_context(self._limit.one_more(owner, most))
             writing = await held.enter_async_context(
                 self._conversations.writing(request.conversation, owner, keep=request.keep)
@@ -111,7 +111,7 @@ class ChatService:
             async with aclosing(self._until_ready(server, held)) as progress:
                 async for frame in progress:
                     yield frame
-            stream = self._stream(server, writing, question, request, messages, abilities)
+            stream = self._stream(server, writing, question, request, fields, messages, abilities)
             async with aclosing(stream) as frames:
                 async for turn_text_or_done in frames:
                     yield turn_text_or_done
@@ -129,7 +129,7 @@ class ChatService:
             server.status,
             server.client() if server.status.can_be_asked else None,
             messages,
-            sampling=request.sampling,
+            fields=request_fields(dict(request.sampling)),
             template_kwargs=abilities.template_kwargs(request.thinking),
         )
         kept = tuple(image for key, image in question.known_images.items() if key not in wanted.new_images)
@@ -159,6 +159,7 @@ class ChatService:
         writing: Writing,
         question: Question,
         request: ChatRequest,
+        fields: Mapping[str, float | int],
         messages: list[Message],
         abilities: Abilities,
     ) -> AsyncGenerator[TurnFrame | TextFrame | DoneFrame, None]:
@@ -169,7 +170,7 @@ class ChatService:
             server.status,
             client,
             messages,
-            sampling=request.sampling,
+            fields=fields,
             template_kwargs=abilities.template_kwargs(request.thinking),
             stream_interval=self._pace.stream_interval(pace_of),
         )
@@ -188,7 +189,7 @@ class ChatService:
                 await reader.pause(frame_seconds(self._streaming))
             note = ""
             done = reader.done()
-            await answer.finish(_figures(done))
+            await answer.finish(done)
             yield done
         except ServerManagerError as error:
             note = str(error)
@@ -200,7 +201,7 @@ class ChatService:
             if figures.tokens_per_second:
                 self._pace.learn(pace_of, figures.tokens_per_second)
             if note:
-                answer.close(note, _figures(figures))
+                answer.close(note, figures)
 
 
 async def _messages(question: Question, request: ChatRequest) -> list[Message]:
@@ -212,7 +213,3 @@ async def _messages(question: Question, request: ChatRequest) -> list[Message]:
 async def _wanted(request: ChatRequest) -> Wanted:
     ids, new = await asyncio.to_thread(read_images, request.images) if request.images else ((), {})
     return Wanted(request.text, ids, new, request.parent, request.again, request.replace_from)
-
-
-def _figures(done: DoneFrame) -> Figures:
-    return Figures(**{each.name: getattr(done, each.name) for each in fields(Figures)})

@@ -9,7 +9,6 @@ from server_manager.abilities.book import Abilities
 from server_manager.chat_messages import Message, has_images, most_tokens
 from server_manager.client import ServerClient
 from server_manager.errors import ContextExceeded, NotAllowed
-from server_manager.sampling import request_fields
 from server_manager.server_state import ServerStatus
 from server_manager.think_split import ThinkSplit
 
@@ -23,12 +22,12 @@ async def chat_body(
     client: ServerClient,
     messages: Sequence[Message],
     *,
-    sampling: Mapping[str, float | int | None],
+    fields: Mapping[str, float | int],
     template_kwargs: Mapping[str, bool],
     stream_interval: int,
 ) -> dict[str, Any]:
-    """The fields of ``/v1/chat/completions``. Raises ``SpecError`` for the sampling, and ``ContextExceeded``."""
-    body = await question_body(model, status, client, messages, sampling=sampling, template_kwargs=template_kwargs)
+    """The fields of ``/v1/chat/completions``; ``fields`` are those of the sampling. Raises ``ContextExceeded``."""
+    body = await question_body(model, status, client, messages, fields=fields, template_kwargs=template_kwargs)
     if not status.attached:
         # vLLM's own; another server may refuse what it does not know. The ids are only counted: the exact figures with
         # each chunk (`continuous_usage_stats`) have vLLM go through the whole answer again for each of them.
@@ -42,11 +41,10 @@ async def question_body(
     client: ServerClient | None,
     messages: Sequence[Message],
     *,
-    sampling: Mapping[str, float | int | None],
+    fields: Mapping[str, float | int],
     template_kwargs: Mapping[str, bool],
 ) -> dict[str, Any]:
     """The same without the fields that say how the answer comes. No ``client``: its server is not up."""
-    fields = request_fields(dict(sampling))
     if client is not None:
         fields = await _bounded(fields, messages, client, status.max_model_len)
     body: dict[str, Any] = {"model": status.served_model_name or model, "messages": messages, **fields}
@@ -76,11 +74,11 @@ def check_images(model: str, abilities: Abilities, messages: Sequence[Message]) 
 
 
 async def _bounded(
-    fields: dict[str, float | int],
+    fields: Mapping[str, float | int],
     messages: Sequence[Message],
     client: ServerClient,
     max_model_len: int | None,
-) -> dict[str, float | int]:
+) -> Mapping[str, float | int]:
     """The sampling fields with ``max_tokens`` at most what the context leaves. Raises ``ContextExceeded``.
 
     A token is at least one byte, so a conversation whose bytes and ``max_tokens`` fit together need not be counted;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server_manager.conversations.turn import Figures
 from server_manager.server_state import ServerStatus
 
 
@@ -36,20 +37,8 @@ class TextFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class DoneFrame:
-    """The answer is over."""
-
-    finish_reason: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    first_token_s: float | None
-    """From sending the request to vLLM to its first text, in seconds."""
-    tokens_per_second: float | None
-    """After the first token."""
-    reasoning_tokens: int | None = None
-    """By the server where it counts them, else by the chunks that they came in (which is right to within a chunk)."""
-    reasoning_s: float | None = None
-    """From the first text of thinking to the first of the answer; ``None`` where it did not think."""
+class DoneFrame(Figures):
+    """The answer is over; these are its figures."""
 
 
 Frame = ProgressFrame | TurnFrame | TextFrame | DoneFrame

@@ -23,9 +23,11 @@ class Figures:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     reasoning_tokens: int | None = None
+    """By the server where it counts them, else by the chunks that they came in (which is right to within a chunk)."""
     reasoning_s: float | None = None
+    """From the first text of thinking to the first of the answer."""
     first_token_s: float | None = None
-    """From sending the request to its first text."""
+    """From sending the request to vLLM to its first text."""
     tokens_per_second: float | None = None
     """After the first token."""
     finish_reason: str | None = None
