@@ -10,6 +10,7 @@ import { icon } from "./icons.js";
 import { systemPrompt } from "./presets.js";
 import { showServer } from "./servers.js";
 import { server, state, subscribe } from "./state.js";
+import { figuresOf } from "./status_line.js";
 import { costText } from "./switching.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
@@ -85,16 +86,7 @@ function head(column) {
       : nothing}`;
 }
 
-function figures(turn) {
-  const rate = turn.tokens_per_second;
-  return [
-    turn.first_token_s != null && t("first_token", { ms: integer(turn.first_token_s * 1000) }),
-    rate && `${rate.toFixed(rate < 10 ? 1 : 0)} tok/s`,
-    turn.completion_tokens != null && t("tokens", { n: integer(turn.completion_tokens) }),
-    turn.finish_reason === "length" && t("cut_at_max_tokens"),
-    turn.note === "stopped" && t("stopped_note"),
-  ].filter(Boolean).join(" · ");
-}
+const figures = (turn) => [...figuresOf(turn), turn.note === "stopped" && t("stopped_note")].filter(Boolean).join(" · ");
 
 function foot(column) {
   if (column.busy)

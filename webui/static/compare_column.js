@@ -5,11 +5,9 @@ import { t } from "./i18n.js";
 import { followEnd } from "./scroll.js";
 import { untilReady } from "./switching.js";
 import { newId } from "./tab.js";
-import { thoughtTitle } from "./turns.js";
+import { message, thoughtTitle } from "./turns.js";
 
 const ends = new Map(); // by place: moves the view to the end
-
-const message = (role, text, metadata = null) => ({ role, metadata, options: null, content: [{ type: "text", text }] });
 
 function messagesOf(turn) {
   const found = [message("user", turn.user)];

@@ -30,12 +30,15 @@ async function show(name) {
   known = found;
   drawThinking(showValues);
   showValues();
-  for (const listener of listeners) listener();
 }
 
-function giveUp(name) {
-  shownFor = ""; // again with the next snapshot
-  unknown = name;
+async function load(name) {
+  try {
+    await show(name);
+  } catch {
+    shownFor = ""; // again with the next snapshot
+    unknown = name;
+  }
   for (const listener of listeners) listener();
 }
 
@@ -63,8 +66,7 @@ export function modelDefaults() {
     shownFor = key;
     if (state.model !== shownModel) moved.clear();
     shownModel = state.model;
-    const name = state.model;
-    show(name).catch(() => giveUp(name));
+    load(state.model);
   });
   document.addEventListener("input", ({ target }) => {
     const control = target.closest?.("[id^=sampling-]");
@@ -76,7 +78,6 @@ export function modelDefaults() {
   document.addEventListener("click", ({ target }) => {
     if (target.id !== "sampling-reset" || !state.model) return;
     moved.clear();
-    const name = state.model;
-    show(name).catch(() => giveUp(name));
+    load(state.model);
   });
 }

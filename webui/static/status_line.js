@@ -71,15 +71,18 @@ const isLongEnough = ({ completion_tokens: tokens, tokens_per_second: perSecond 
 const rate = (perSecond) => `${perSecond.toFixed(perSecond < 10 ? 1 : 0)} tok/s`;
 const joined = (parts) => parts.filter(Boolean).join("   ");
 
-// Of an answer that is over: vLLM's own counts.
-export function sayFigures(turn) {
-  const context = server(turn.model)?.max_model_len;
-  const used = (turn.prompt_tokens ?? 0) + (turn.completion_tokens ?? 0);
-  say(joined([
+// Of an answer that is over: vLLM's own counts. `more`: figures to stand before the reason why it ended.
+export const figuresOf = (turn, more = []) =>
+  [
     turn.first_token_s != null && t("first_token", { ms: integer(turn.first_token_s * 1000) }),
     isLongEnough(turn) && rate(turn.tokens_per_second),
     turn.completion_tokens != null && t("tokens", { n: integer(turn.completion_tokens) }),
-    context && used && t("context", { used: integer(used), all: integer(context) }),
+    ...more,
     turn.finish_reason === "length" && t("cut_at_max_tokens"),
-  ]));
+  ].filter(Boolean);
+
+export function sayFigures(turn) {
+  const context = server(turn.model)?.max_model_len;
+  const used = (turn.prompt_tokens ?? 0) + (turn.completion_tokens ?? 0);
+  say(joined(figuresOf(turn, [context && used && t("context", { used: integer(used), all: integer(context) })])));
 }

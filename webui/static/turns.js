@@ -22,7 +22,8 @@ export const thoughtFold = (title, isOpen, toggle, controls = null) =>
   html`<button type="button" class="fold ${isOpen ? "open" : ""}" aria-expanded=${isOpen} aria-controls=${controls ?? nothing} @click=${toggle}
     ><span>${title}</span></button>`;
 
-const message = (role, text) => ({ role, metadata: null, options: null, content: [{ type: "text", text }] });
+// As Gradio's Chatbot takes it.
+export const message = (role, text, metadata = null) => ({ role, metadata, options: null, content: [{ type: "text", text }] });
 
 export function thoughtTitle({ reasoning_s: seconds, reasoning_tokens: tokens }) {
   const parts = [
