@@ -16,6 +16,7 @@ import { html, nothing, render } from "./vendor/lit-html.js";
 
 const MOST = 4;
 const COPIED_MS = 1500;
+const HEAD_START_MS = 1000; // at most, of models that are ready over others
 const columns = Array.from({ length: MOST }, (_, place) => new Column(place));
 const view = { shown: 0, text: "", system: null, own: localStorage.getItem("deck-compare-sampling") !== "chat" };
 
@@ -120,7 +121,11 @@ function answered(turn) {
 async function ask(text, to = shown()) {
   const sampling = view.own ? null : (await questionNow()).sampling;
   const question = { text, system_prompt: view.system ?? systemPrompt(), sampling };
-  for (const column of to) column.send(question, draw);
+  // Those that can answer at once first: where models do not fit together, none is woken before its turn.
+  const isReady = ({ model }) => server(model)?.state === "ready";
+  const first = Promise.all(to.filter(isReady).map((column) => column.send(question, draw)));
+  const headStart = Promise.race([first, new Promise((resolve) => setTimeout(resolve, HEAD_START_MS))]);
+  for (const column of to.filter((column) => !isReady(column))) column.send(question, draw, headStart);
 }
 
 function send() {

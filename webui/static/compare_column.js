@@ -46,9 +46,9 @@ export class Column {
     this.show();
   }
 
-  // Asks after what was said so far. `sampling` null: what the model's authors recommend. `onNews` is called whenever
-  // something of it has changed; the promise is kept once the request is on its way.
-  async send({ text, system_prompt, sampling }, onNews) {
+  // Asks after what was said so far, not before the promise `start` is kept. `sampling` null: what the model's authors
+  // recommend. `onNews` is called whenever something of it has changed; the promise is kept once something has come back.
+  async send({ text, system_prompt, sampling }, onNews, start = null) {
     const { conversation } = this;
     const question = { text, system_prompt };
     Object.assign(this, { pending: text, unanswered: null, failed: null, stopped: false });
@@ -56,6 +56,7 @@ export class Column {
     ends.get(this.place)?.();
     onNews();
     try {
+      await start;
       question.sampling = sampling ?? (await get(modelPath(this.model))).sampling;
     } catch (error) {
       if (conversation === this.conversation) this.end({ question, content: "", failed: error });
@@ -63,13 +64,15 @@ export class Column {
     }
     if (conversation !== this.conversation) return null; // begun anew meanwhile
     if (this.stopped) return this.end({ question, content: "", stopped: true });
-    this.ask = startAsk({ conversation, model: this.model, ...question, keep: false }, (ask) => {
-      if (conversation !== this.conversation) return;
-      if (ask.over) this.end(ask);
-      else this.showLive(ask);
-      onNews();
+    return new Promise((resolve) => {
+      this.ask = startAsk({ conversation, model: this.model, ...question, keep: false }, (ask) => {
+        resolve();
+        if (conversation !== this.conversation) return;
+        if (ask.over) this.end(ask);
+        else this.showLive(ask);
+        onNews();
+      });
     });
-    return null;
   }
 
   stop() {
