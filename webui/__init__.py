@@ -5,8 +5,8 @@ What is named here does not: ``webui.web_app``, which takes seconds to import, i
 
 from webui.access import Access
 from webui.context import AppContext
-from webui.gradio_start import import_gradio_without_stubs
+from webui.gradio_start import import_gradio
 from webui.user_commands import run_user_command
 from webui.users import Role, add_user, read_users
 
-__all__ = ["Access", "AppContext", "Role", "add_user", "import_gradio_without_stubs", "read_users", "run_user_command"]
+__all__ = ["Access", "AppContext", "Role", "add_user", "import_gradio", "read_users", "run_user_command"]
