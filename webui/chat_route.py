@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -11,6 +12,7 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.types import Message, Send
 
 from server_manager import ChatRequest, DoneFrame, ProgressFrame, ServerManagerError, TextFrame, TurnFrame
 from webui.body_limit import LimitedRoute
@@ -56,7 +58,38 @@ async def chat(question: Question, context: Context, user: AnyUser) -> Streaming
     most = context.settings.chats_per_user if context.access.login_required else None
     frames = _lines(context, chat_request(question), user.name, may_start=user.is_operator, most=most)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(frames, media_type="application/x-ndjson", headers=headers)
+    return AnswerResponse(frames, context.settings.switch_patience, headers)
+
+
+class AnswerResponse(StreamingResponse):
+    """Frames for a client that may stop to read without a word: a computer that went to sleep, a lost network.
+
+    TCP alone would notice after many minutes, in which the answer's server could not make room for another one.
+    """
+
+    def __init__(self, frames: AsyncGenerator[bytes, None], patience: float, headers: dict[str, str]) -> None:
+        """``patience``: seconds in which nothing can be sent, after which the client counts as gone."""
+        super().__init__(frames, media_type="application/x-ndjson", headers=headers)
+        self._frames = frames
+        self._patience = patience
+
+    async def stream_response(self, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._patience):
+                    await send(message)
+            except TimeoutError:
+                raise _NotReading from None
+
+        async with aclosing(self._frames):
+            try:
+                await super().stream_response(send_in_time)
+            except _NotReading:  # without an end of the body: the connection is cut
+                log.info("an answer was given up, because its client did not read it for %.0f s", self._patience)
+
+
+class _NotReading(Exception):
+    """The client takes nothing any more."""
 
 
 def chat_request(question: Question) -> ChatRequest:
