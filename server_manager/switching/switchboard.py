@@ -254,12 +254,15 @@ class Switchboard:
         refused, fresh = _Refusals(), False
         while True:
             seen = self._changed  # before the look, so that nothing that happens after it is missed
+            was_behind = self._turns.before(turn)
             decision = await decide(fresh)
             keys = frozenset(decision.device_keys) if isinstance(decision, Decision) else turn.wants or frozenset()
             self._turns.plan(turn, keys)
             if before := self._turns.before(turn):
                 self._show(turn, Waiting(len(before), before), progress)
                 await self._next_change(seen)
+            elif was_behind:
+                pass  # what was looked at may be from before the change of the one that has just gone on
             elif not fresh and not (isinstance(decision, Decision) and decision.actions):
                 pass  # only the present counts for going ahead, or for giving up
             elif isinstance(decision, InsufficientMemory):

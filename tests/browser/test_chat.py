@@ -32,14 +32,14 @@ def test_answer_streams_and_is_there_once(app: DeckApp, open_page: OpenPage) -> 
     app.start("steady")
     page = open_page(app, model="steady")
     page.send("How are you?")
-    expect(page.questions).to_have_text("How are you?")
+    expect(page.questions).to_have_text(["How are you?"])
     expect(page.text).to_have_value("")
     page.wait_for_live_text("word0 word1")
     begun = len(page.live.inner_text())
     page.page.wait_for_function("n => document.querySelector('#live-answer').innerText.length > n", arg=begun)
     page.wait_until_idle()
     expect(page.answers).to_have_count(1)
-    expect(page.answers).to_have_text(" ".join(f"word{i}" for i in range(60)))
+    expect(page.answers).to_have_text([" ".join(f"word{i}" for i in range(60))])
     expect(page.live).to_be_hidden()
     expect(page.status).to_contain_text("60 tokens")
     expect(page.status).to_contain_text("tok/s")
@@ -70,7 +70,7 @@ def test_answer_never_leaves_the_view_while_it_moves_up(app: DeckApp, open_page:
         }"""
     )
     page.wait_until_idle()
-    expect(page.answers).to_contain_text("word119")
+    expect(page.answers).to_contain_text(["word119"])
     page.page.wait_for_function("window.seen.at(-1) === 120")
     seen: list[int] = page.page.evaluate("window.seen")
     assert seen == sorted(seen), "the text shrank for a moment"
@@ -98,8 +98,8 @@ def test_stop_keeps_the_text_and_frees_vllm(app: DeckApp, slow: DeckPage) -> Non
     eventually(lambda: running_requests(app, "slow") == 1, "the request is counted")
     slow.button("stop").click()
     slow.wait_until_idle()
-    expect(slow.answers).to_contain_text("word5")
-    expect(slow.notes).to_have_text("stopped")
+    expect(slow.answers).to_contain_text(["word5"])
+    expect(slow.notes).to_have_text(["stopped"])
     eventually(lambda: running_requests(app, "slow") == 0, "vLLM has dropped the request")
 
 
@@ -123,11 +123,11 @@ def test_words_that_were_on_their_way_when_it_was_stopped_are_shown(app: DeckApp
     expect(slow.answers).to_have_count(0)
     slow.button("stop").click()
     slow.wait_until_idle()
-    expect(slow.answers).to_contain_text("word0")
-    expect(slow.notes).to_have_text("stopped")
+    expect(slow.answers).to_contain_text(["word0"])
+    expect(slow.notes).to_have_text(["stopped"])
     shown = slow.answers.inner_text()
     slow.load()
-    expect(slow.questions).to_have_text("Tell me a lot")
+    expect(slow.questions).to_have_text(["Tell me a lot"])
     expect(slow.answers).to_have_text(shown)
 
 
@@ -136,7 +136,7 @@ def test_escape_stops_too(slow: DeckPage) -> None:
     slow.wait_for_live_text("word3")
     slow.page.keyboard.press("Escape")
     slow.wait_until_idle()
-    expect(slow.answers).to_contain_text("word3")
+    expect(slow.answers).to_contain_text(["word3"])
 
 
 def test_reload_brings_the_conversation_back(page: DeckPage) -> None:
@@ -153,8 +153,8 @@ def test_reload_in_mid_answer_keeps_what_had_come(slow: DeckPage) -> None:
     slow.send("Tell me a lot")
     slow.wait_for_live_text("word5")
     slow.load()
-    expect(slow.questions).to_have_text("Tell me a lot")
-    expect(slow.answers).to_contain_text("word5")
+    expect(slow.questions).to_have_text(["Tell me a lot"])
+    expect(slow.answers).to_contain_text(["word5"])
 
 
 def test_two_tabs_with_two_models_do_not_mix(app: DeckApp, page: DeckPage, open_page: OpenPage) -> None:
@@ -167,7 +167,7 @@ def test_two_tabs_with_two_models_do_not_mix(app: DeckApp, page: DeckPage, open_
     second.wait_for_live_text()
     assert page.ask("First again") == "First again"  # while the other is being answered
     second.wait_until_idle()
-    expect(second.answers).to_contain_text("word59")
+    expect(second.answers).to_contain_text(["word59"])
     for tab, texts in ((page, ["In the first tab", "First again"]), (second, ["In the second tab"])):
         expect(tab.questions).to_have_text(texts)
         tab.load()
@@ -180,7 +180,7 @@ def test_a_new_tab_after_the_old_one_was_closed_goes_on(app: DeckApp, page: Deck
     page.ask("Remember me")
     page.page.close()
     again = open_page(app, model="quick", context=page.context)
-    expect(again.questions).to_have_text("Remember me")
+    expect(again.questions).to_have_text(["Remember me"])
 
 
 def test_message_to_a_stopped_model_starts_it(app: DeckApp, open_page: OpenPage) -> None:
@@ -191,7 +191,7 @@ def test_message_to_a_stopped_model_starts_it(app: DeckApp, open_page: OpenPage)
     page.wait_for_live_text(re.compile("Starting late: .* s"))
     expect(page.chip).to_have_text("starting")
     page.wait_until_idle()
-    expect(page.answers).to_have_text("Are you there?")
+    expect(page.answers).to_have_text(["Are you there?"])
     expect(page.chip).to_have_text("ready")
 
 
@@ -215,7 +215,7 @@ def test_too_long_a_conversation_keeps_message_and_turns(app: DeckApp, open_page
     expect(page.status).to_contain_text("context")
     expect(page.status).to_have_class(re.compile("bad"))
     expect(page.text).to_have_value(text.strip())
-    expect(page.questions).to_have_text("Short")
+    expect(page.questions).to_have_text(["Short"])
 
 
 def test_server_killed_in_mid_answer_keeps_the_text(app: DeckApp, open_page: OpenPage) -> None:
@@ -224,18 +224,18 @@ def test_server_killed_in_mid_answer_keeps_the_text(app: DeckApp, open_page: Ope
     page = open_page(app, model="fragile")
     page.send("Tell me a lot")
     expect(page.status).to_contain_text("The answer broke off.")
-    expect(page.answers).to_contain_text("word10")
-    expect(page.notes).to_contain_text("killed from outside while it served")
+    expect(page.answers).to_contain_text(["word10"])
+    expect(page.notes).to_contain_text(["killed from outside while it served"])
     expect(page.chip).to_have_text("failed")
     page.load()
-    expect(page.answers).to_contain_text("word10")
+    expect(page.answers).to_contain_text(["word10"])
 
 
 def test_empty_message_does_nothing(page: DeckPage) -> None:
     page.send("   \n ")
     page.button("send").click()
     assert page.ask("Real") == "Real"
-    expect(page.questions).to_have_text("Real")
+    expect(page.questions).to_have_text(["Real"])
 
 
 def test_enter_twice_sends_once(slow: DeckPage) -> None:
@@ -246,7 +246,7 @@ def test_enter_twice_sends_once(slow: DeckPage) -> None:
     slow.text.press("Enter")
     slow.button("stop").click()
     slow.wait_until_idle()
-    expect(slow.questions).to_have_text("Once")
+    expect(slow.questions).to_have_text(["Once"])
 
 
 def test_shift_enter_breaks_the_line(page: DeckPage) -> None:
@@ -267,4 +267,4 @@ def test_text_typed_during_an_answer_stays(slow: DeckPage) -> None:
     slow.button("stop").click()
     expect(slow.page.locator("#chat-pane")).not_to_have_class(re.compile(r"\bbusy\b"))
     expect(slow.text).to_have_value("And then?")
-    expect(slow.questions).to_have_text("Tell me a lot")
+    expect(slow.questions).to_have_text(["Tell me a lot"])

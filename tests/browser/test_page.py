@@ -194,7 +194,7 @@ def test_page_outlives_the_app(own_app: tuple[Place, DeckApp], open_page: OpenPa
     try:
         expect(banner).to_be_hidden()
         expect(page.chip).to_have_text("stopped")
-        expect(page.questions).to_have_text("Before")
+        expect(page.questions).to_have_text(["Before"])
         page.text.press("Enter")
         page.wait_until_idle()
         expect(page.answers).to_have_text(["Before", "Nobody is there"])

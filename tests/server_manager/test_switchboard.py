@@ -28,6 +28,8 @@ class PlayedServer:
         self.status = ServerStatus(name, state, sleep=SleepView(frees_memory=True))
         self.shown: list[Waiting | None] = []
         self.cuts = 0
+        self.may_wake = asyncio.Event()
+        self.may_wake.set()
         self.answers: set[asyncio.Task[None]] = set()
 
     def to(self, state: ServerState) -> None:
@@ -50,6 +52,7 @@ class PlayedServer:
         self.to(ASLEEP)
 
     async def wake(self) -> None:
+        await self.may_wake.wait()
         self.to(READY)
 
     async def stop(self, *, now: bool = False) -> ServerExit:
@@ -78,11 +81,19 @@ class Board:
         """By server: the one that has to be away for it."""
         self.how: type[Sleep | Stop] = Sleep
         self.stopped: list[tuple[str, float]] = []
+        self.looks: list[str] = []
+        """Who has looked at the memory, also without having decided yet."""
+        self.may_decide = asyncio.Event()
+        self.may_decide.set()
 
     def decide_for(self, name: str):  # type: ignore[no-untyped-def]
         async def decide(fresh: bool) -> Decision:
             other = self.servers.get(self.room.get(name, ""))
-            if other is None or other.status.state is not READY:
+            is_free = other is None or other.status.state is not READY
+            self.looks.append(name)
+            if name in self.room:
+                await self.may_decide.wait()
+            if is_free or other is None:
                 return Decision(device_keys=("gpu",))
             action: Action = Sleep(other.name, 1, 1) if self.how is Sleep else Stop(other.name, 1)
             if self.board.is_wanted(other.name):
@@ -168,4 +179,25 @@ async def test_how_long_a_stop_for_another_took_is_told() -> None:
     await deck.board.bring_up("beta")
     await eventually(lambda: deck.stopped == [("alpha", 1.5)], "the stop to be told")
     assert deck.servers["alpha"].status.state is STOPPED
+    await deck.board.close()
+
+
+async def test_look_from_before_the_end_of_anothers_turn_does_not_count() -> None:
+    """The memory was free when gamma looked, and has been taken by alpha until gamma has decided."""
+    deck = Board(alpha=ASLEEP, gamma=STOPPED)
+    deck.room["gamma"] = "alpha"
+    alpha, gamma = deck.servers["alpha"], deck.servers["gamma"]
+    alpha.may_wake.clear()
+    waking = asyncio.create_task(deck.board.bring_up("alpha"))
+    await eventually(lambda: deck.board.is_waking("alpha"), "alpha to wake")
+    starting = asyncio.create_task(gamma.ensure_ready())
+    await eventually(lambda: "gamma" in deck.looks, "gamma to be in line")
+    deck.may_decide.clear()
+    before = deck.looks.count("gamma")
+    await eventually(lambda: deck.looks.count("gamma") > before, "gamma to look again")
+    alpha.may_wake.set()
+    await waking
+    deck.may_decide.set()
+    await starting
+    assert (alpha.status.state, gamma.status.state) == (ASLEEP, READY)
     await deck.board.close()

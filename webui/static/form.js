@@ -151,6 +151,10 @@ export const form = {
       show(found);
       if (draft) form.preview(draft.values);
     }),
+  // Without having been asked to: not over what somebody has pasted or typed meanwhile.
+  loadFirst(name) {
+    if (!loads && !edited) form.load(name);
+  },
   // Something was typed or chosen: asks Gradio for the values once nothing more comes.
   changed() {
     edited = word.outdated = true;

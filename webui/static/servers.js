@@ -154,7 +154,10 @@ function draw() {
 export function startServers() {
   subscribe(draw);
   subscribe(() => {
-    if (!view.selected && state.model && visible("server-list-box") && server(state.model)) select(state.model);
+    if (view.selected || !state.model || !visible("server-list-box") || !server(state.model)) return;
+    window.deck.form.loadFirst(state.model);
+    view.selected = state.model;
+    select(state.model);
   });
   startLog();
   // A tab that is opened has been hidden until now: nothing was drawn there.
