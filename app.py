@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import logging
 import secrets
 import signal
 import sys
@@ -57,21 +55,12 @@ def serve(args: Namespace) -> int:
         config = uvicorn.Config(
             build_web_app(context, running), log_level="warning", timeout_graceful_shutdown=2, lifespan="on"
         )
-        logging.getLogger("uvicorn.error").addFilter(is_worth_telling)
         server = uvicorn.Server(config)
         gc.freeze()
         gc.enable()
         server.run(sockets=[listener])
     del lock
     return 0 if server.started else 1
-
-
-def is_worth_telling(record: logging.LogRecord) -> bool:
-    """Not that the connection of an open page was cut at the end: uvicorn reports each with a traceback. Nor that the
-    gateway cuts an answer that broke off behind it, of which it tells itself."""
-    cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
-    message = record.getMessage()
-    return not cut_off and "graceful shutdown" not in message and "without completing response" not in message
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -29,3 +30,12 @@ def log_to(state_dir: Path) -> None:
     # A disk that is full later must not bring a traceback for each line that cannot be written.
     logging.raiseExceptions = False
     logging.basicConfig(level=logging.INFO, format=_FORMAT, handlers=[console, file])
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """Not that the connection of an open page was cut at the end: uvicorn reports each with a traceback. Nor that the
+    gateway cuts an answer that broke off behind it, of which it tells itself."""
+    cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    message = record.getMessage()
+    return not cut_off and "graceful shutdown" not in message and "without completing response" not in message
