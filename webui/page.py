@@ -27,10 +27,15 @@ CSS = (STATIC / "deck.css", STATIC / "chat.css", STATIC / "log.css", STATIC / "l
 
 def head() -> str:
     """Goes into the document's head. The first script is the bridge between Gradio and ours, whichever comes first."""
+    # All scripts at once: else each is found only when the one that imports it has been read, while Gradio keeps the
+    # browser busy.
+    scripts = (path.relative_to(STATIC).as_posix() for path in sorted(STATIC.rglob("*.js")))
+    preloads = "".join(f'<link rel="modulepreload" href="/deck/{script}">' for script in scripts)
     texts = json.dumps(messages(), ensure_ascii=False).replace("</", "<\\/")
     return f"""
 <link rel="icon" href="/deck/favicon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="/deck/vendor/uPlot.min.css">
+{preloads}
 <script>
 window.deck = {{
   values: {{}}, fire: {{}},
