@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +109,11 @@ def check_converted(folder: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
-    """1. The app starts SmolLM2 by itself; a question typed at once is answered: Paris, streamed. 2. Stop reaches
-    vLLM. 3. Regenerate. 4. Another model is picked: the first is stopped, the conversation goes on. 5. Stop: nothing
-    is left. 6. SIGTERM during a start: nothing is left either."""
+    """1. The app starts SmolLM2 by itself; a question typed at once is answered: Paris, streamed. 2. Sleep and wake.
+    3. Stop reaches vLLM. 4. Regenerate. 5. Another model is picked: the first is stopped, the conversation goes on.
+    6. SIGKILL of the app while vLLM serves: a guardian ends the whole tree and tidies up. 7. SIGTERM during a start:
+    nothing is left either."""
+    real_place.set_variables(SMOLLM2, VLLM_SERVER_DEV_MODE="1")  # as it is on a GPU: for the routes of sleep
     app = DeckApp(real_place, start=True).wait_until_up()
     page = DeckPage.open(browser, app.url)
     try:
@@ -125,6 +126,7 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
         expect(page.status).to_contain_text("tok/s")
         check_converted(real_place.converted)
         check_gateway(app)
+        check_sleep(app)
 
         page.set_slider("max_tokens", 1500)
         page.set_slider("temperature", 1)  # else this small model says again what it has said
@@ -152,14 +154,14 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
         assert app.server(SMOLLM2)["state"] == "stopped"
         assert app.server("tiny-qwen2")["state"] == "ready"
 
-        stopped = app.post("/api/servers/tiny-qwen2/stop")
-        assert stopped["exit"]["cause"] == "stopped"
-        eventually(lambda: len(real_place.processes()) == 1, "only the app is left")
-
-        app.post(f"/api/servers/{SMOLLM2}/start", status=202)
-        eventually(lambda: len(real_place.processes()) > 3, "vLLM has started its processes", seconds=120)
     finally:
         page.close()
+    app.end(with_signal=9)
+    eventually(lambda: not real_place.processes(), "vLLM and its guardian are gone")
+    app.close()
+
+    app = DeckApp(real_place, "--start", SMOLLM2, start=True).wait_until_up()
+    eventually(lambda: len(real_place.processes()) > 3, "vLLM has started its processes", seconds=120)
     assert app.end() == 0
     eventually(lambda: not real_place.processes(), "nothing is left")
     app.close()
@@ -191,17 +193,3 @@ def test_a_start_that_vllm_refuses_gives_its_reason(real_place: RealPlace, brows
     finally:
         page.close()
         app.close()
-
-
-@pytest.mark.timeout(400)
-def test_sleep_and_a_killed_app_that_leaves_no_vllm_behind(real_place: RealPlace) -> None:
-    """1. Sleep and wake. 2. SIGKILL of the app while vLLM serves: its guardian ends the whole tree and tidies up."""
-    real_place.set_variables(SMOLLM2, VLLM_SERVER_DEV_MODE="1")
-    app = DeckApp(real_place, start=True).wait_until_up()
-    eventually(lambda: app.server(SMOLLM2)["state"] == "ready", "SmolLM2 is ready", seconds=240)
-    check_sleep(app)
-    app.end(with_signal=9)
-    began = time.monotonic()
-    eventually(lambda: not real_place.processes(), "vLLM and its guardian are gone")
-    print(f"gone after {time.monotonic() - began:.1f} s")
-    app.close()
