@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,18 @@ async def start_app(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     for app in started:
         if app.process.returncode is None:
             await app.kill()
-        for pid in processes_with_marker(app.marker):
-            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda app=app: not kill_all(app.marker), "all of its processes have gone")
         shutil.rmtree(app.facts["tmpdir"], ignore_errors=True)
         await eventually(lambda app=app: not lives(app.facts["guardian"]), "the guardian has gone")
+
+
+def kill_all(marker: str) -> list[int]:
+    """Those that were still there."""
+    pids = processes_with_marker(marker)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return pids
 
 
 def found(app: DeadApp) -> Leftover | None:
