@@ -42,7 +42,7 @@ def serve(args: Namespace) -> int:
         parts = composition.compose(settings)
         context = AppContext(
             settings, parts.manager, parts.sampler, parts.conversations, parts.chat, access,
-            parts.leftovers, parts.ledger, parts.notices,
+            parts.leftovers, parts.ledger, parts.load_tests, parts.notices,
         )  # fmt: skip
 
         @asynccontextmanager

@@ -25,6 +25,10 @@ from server_manager.gateway import Gateway, GatewayRequest, refuse
 from server_manager.gateway_errors import Dialect, GatewayRefusal, error_document, error_headers
 from server_manager.generation_config import context_length
 from server_manager.ledger_book import LedgerBook
+from server_manager.load_test.run import LoadRun
+from server_manager.load_test.runner import LoadTests
+from server_manager.load_test.settings import PRESETS as LOAD_TEST_PRESETS
+from server_manager.load_test.settings import settings_from as load_settings_from
 from server_manager.log_query import LogAnswer, LogQuery
 from server_manager.manager import Server, ServerManager
 from server_manager.memory_plan.spec_shape import split_choices
@@ -49,6 +53,7 @@ from server_manager.telemetry.base import Reading
 from server_manager.telemetry.sampler import GpuSampler
 
 __all__ = [
+    "LOAD_TEST_PRESETS",
     "MASK",
     "NO_WORDS",
     "RESTARTS_VARIABLE",
@@ -75,6 +80,8 @@ __all__ = [
     "ImagePlace",
     "LedgerBook",
     "Leftovers",
+    "LoadRun",
+    "LoadTests",
     "LogAnswer",
     "LogQuery",
     "LogRun",
@@ -112,6 +119,7 @@ __all__ = [
     "error_headers",
     "findings_dict",
     "is_secret",
+    "load_settings_from",
     "option_error",
     "option_warnings",
     "parse_shell_line",

@@ -16,9 +16,13 @@ from server_manager.errors import ServerManagerError
 from server_manager.launcher_registry import create_launcher
 from server_manager.launchers.base import ProcessInfo
 from server_manager.ledger_book import LedgerBook
+from server_manager.load_test.bench import Bench
+from server_manager.load_test.runner import LoadTests
+from server_manager.load_test.store import RunStore
 from server_manager.log_keeper import LogKeeper
 from server_manager.manager import ServerManager
 from server_manager.reclaim import Leftovers
+from server_manager.server_logs import make_mask
 from server_manager.settings import Settings
 from server_manager.telemetry import open_probe
 from server_manager.telemetry.sampler import GpuSampler
@@ -38,6 +42,7 @@ class Parts:
     leftovers: Leftovers
     ledger: LedgerBook
     log_keeper: LogKeeper
+    load_tests: LoadTests
     notices: list[str]
     """What went wrong without ending the app, for its page to show."""
 
@@ -57,6 +62,7 @@ class Parts:
                 await self.manager.open()
                 looking = asyncio.create_task(self.leftovers.scan_at_start(), name="leftovers")
                 self.log_keeper.start()
+                await self.load_tests.open()
                 if not no_start:
                     # Beside the page: it must not wait for a driver that takes its time.
                     first = asyncio.create_task(self._start_first(start), name="first start")
@@ -65,6 +71,7 @@ class Parts:
                 for task in filter(None, (first, looking)):
                     task.cancel()
                     await asyncio.wait({task})
+                await self.load_tests.close()
                 await self.manager.close()
                 await self.ledger.stop()
                 await self.log_keeper.stop()
@@ -91,20 +98,34 @@ def compose(settings: Settings) -> Parts:
 
     sampler = GpuSampler(open_probe, processes, settings.sample_interval, settings.history_samples)
     books: list[LedgerBook] = []
+    launcher = create_launcher("local", settings)
+    catalogue = Catalogue(settings.models_dir)
     manager = ServerManager(
         settings,
-        Catalogue(settings.models_dir),
-        create_launcher("local", settings),
+        catalogue,
+        launcher,
         session,
         sampler,
         lambda reading: books[0].of(reading).devices,
     )
     servers.append(manager)
-    leftovers = Leftovers(manager.markers, sampler)
+    generators: set[str] = set()
+    leftovers = Leftovers(lambda: manager.markers() | generators, sampler)
     ledger = LedgerBook(sampler, manager.statuses, leftovers)
     books.append(ledger)
     notices: list[str] = []
     conversations = ConversationStore(settings.conversations_path, notices)
     log_keeper = LogKeeper(settings, manager.statuses, notices)
     chat = ChatService(manager, conversations)
-    return Parts(manager, sampler, conversations, chat, session, leftovers, ledger, log_keeper, notices)
+    load_tests = LoadTests(
+        Bench(
+            manager,
+            launcher,
+            sampler,
+            RunStore(settings.load_tests_dir),
+            ledger.gpu_bytes,
+            lambda: make_mask(settings, catalogue),
+            generators,
+        )
+    )
+    return Parts(manager, sampler, conversations, chat, session, leftovers, ledger, log_keeper, load_tests, notices)

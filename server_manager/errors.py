@@ -7,6 +7,8 @@
     ├── ManagerClosed          the app is shutting down
     ├── TooManyAnswers         the user has as many answers going on as one may have
     ├── NotKept                no such conversation, turn, image or preset (any more)
+    ├── UnknownLoadTest        no load test of that id (any more)
+    ├── LoadTestError          a load test, or a part of it, did not work
     ├── NotAllowed             the request makes no sense for this server (stop on an attached one, …)
     ├── StateDirError          the state folder cannot be written (full disk, permissions, in use)
     ├── InsufficientMemory     a start was refused because the memory is not there
@@ -93,6 +95,21 @@ class NotKept(ServerManagerError):
     """Of the conversations that are kept, there is none (or no turn, image, preset) of that id (any more)."""
 
     code = "not_kept"
+
+
+class UnknownLoadTest(ServerManagerError):
+    """There is no load test of that id, or it was deleted. Facts: ``id``."""
+
+    code = "unknown_load_test"
+
+
+class LoadTestError(ServerManagerError):
+    """A load test, or a part of it, did not work.
+
+    Facts: ``why``, a stable name of the reason, and the numbers and names that the message has.
+    """
+
+    code = "load_test"
 
 
 class StateDirError(ServerManagerError):

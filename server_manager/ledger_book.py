@@ -79,6 +79,12 @@ class LedgerBook:
             device_ledgers(reading.devices, claims, may_hide=self._may_hide), host_ledger(reading.host, claims)
         )
 
+    def gpu_bytes(self, name: str) -> int | None:
+        """What a server holds on all GPUs now, estimated where the driver hides it; ``None`` where nobody can tell."""
+        reading = self._sampler.latest
+        told = reading.gpu_bytes.get(name) if reading else None
+        return told if told is not None else self.of(reading).estimate_of(name)
+
     def _claims(self, reading: Reading) -> list[Claim]:
         servers = [
             Claim(

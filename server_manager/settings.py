@@ -76,6 +76,10 @@ class Settings:
         return self.state_dir / "conversations.db"
 
     @property
+    def load_tests_dir(self) -> Path:
+        return self.state_dir / "load-tests"
+
+    @property
     def memory_history_path(self) -> Path:
         return self.state_dir / "memory-history.json"
 

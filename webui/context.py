@@ -11,6 +11,7 @@ from server_manager import (
     GpuSampler,
     LedgerBook,
     Leftovers,
+    LoadTests,
     ServerManager,
     Settings,
 )
@@ -29,5 +30,6 @@ class AppContext:
     access: Access
     leftovers: Leftovers
     ledger: LedgerBook
+    load_tests: LoadTests
     notices: Sequence[str] = ()
     """What went wrong at the app's start without ending it."""

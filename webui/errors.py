@@ -14,6 +14,7 @@ from webui.failure_view import translated
 _STATUS = {
     "unknown_model": 404,
     "unknown_leftover": 404,
+    "unknown_load_test": 404,
     "not_found": 404,
     "not_kept": 404,
     "too_large": 413,

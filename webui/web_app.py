@@ -31,6 +31,7 @@ from webui.errors import install_error_handlers
 from webui.failure_route import router as failure_router
 from webui.gateway_app import GatewayMiddleware
 from webui.leftover_routes import router as leftover_router
+from webui.load_routes import router as load_router
 from webui.log_routes import router as log_router
 from webui.login import login_page, logout
 from webui.page import STATIC, build_page, mount_options
@@ -94,6 +95,7 @@ def build_web_app(context: AppContext, running: Running) -> FastAPI:
     app.include_router(code_router, tags=["chat"])
     app.include_router(conversation_router, tags=["conversations"])
     app.include_router(leftover_router, tags=["leftovers"])
+    app.include_router(load_router, tags=["load tests"])
     app.include_router(no_such_route)
     app.router.routes.append(Route("/login", login_page, methods=["GET", "POST"]))
     app.router.routes.append(Route("/logout", logout, methods=["GET", "POST"]))

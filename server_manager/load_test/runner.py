@@ -1,0 +1,261 @@
+"""All load tests of this app: those that are kept, the one that runs, and those that wait for it to end.
+
+One at a time: two would disturb each other's figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+
+from server_manager.errors import ManagerClosed, NotAllowed, ServerManagerError, SpecError, StateDirError
+from server_manager.generation_config import context_length
+from server_manager.load_test.bench import Bench
+from server_manager.load_test.live_run import LiveRun
+from server_manager.load_test.plan import planned_rows
+from server_manager.load_test.row import measure_row
+from server_manager.load_test.run import (
+    Failure,
+    LoadRun,
+    LoadState,
+    RunKind,
+    RunSummary,
+    summary_of,
+)
+from server_manager.load_test.settings import LoadSettings, check, check_fits
+from server_manager.load_test.store import new_id, unknown
+from server_manager.server_state import ServerState
+
+log = logging.getLogger(__name__)
+
+MAX_NAME_CHARS = 200
+MOST_SERVERS = 32
+_SEEDS = 1_000_000
+
+
+class LoadTests:
+    """Methods belong to the event loop."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._summaries: dict[str, RunSummary] = {}
+        self._live: dict[str, LiveRun] = {}
+        """Those that wait or run, and those whose last version could not be saved."""
+        self._queue: list[str] = []
+        self._running: tuple[str, asyncio.Task[None]] | None = None
+        self._closed = False
+
+    # The app's own life
+
+    async def open(self) -> None:
+        """Reads what is kept. What was running when the app ended is interrupted; what waited goes on waiting."""
+        for run in await asyncio.to_thread(self._bench.store.load_all):
+            if not run.is_over:
+                live = self._live[run.id] = LiveRun(run, self._bench.store)
+                if run.state is LoadState.RUNNING:
+                    await self._over(live, LoadState.INTERRUPTED)
+                    continue
+                self._queue.append(run.id)
+            self._summaries[run.id] = summary_of(run)
+        self._next()
+
+    async def close(self) -> None:
+        """Ends the one that runs, its generator too. Those that wait go on when the app is back."""
+        self._closed = True
+        if self._running is not None:
+            task = self._running[1]
+            task.cancel()
+            await asyncio.wait({task})
+
+    # Looking
+
+    def listed(self) -> list[RunSummary]:
+        """Every run, the newest first."""
+        now = {run_id: summary_of(live.run, self.position(run_id)) for run_id, live in self._live.items()}
+        return sorted((self._summaries | now).values(), key=lambda run: run.id, reverse=True)
+
+    @property
+    def running(self) -> str | None:
+        """The id of the run that is going on."""
+        return self._running[0] if self._running else None
+
+    def position(self, run_id: str) -> int | None:
+        """How many runs come first; ``None`` where it does not wait."""
+        if run_id not in self._queue:
+            return None
+        return self._queue.index(run_id) + (self._running is not None)
+
+    def revision(self, run_id: str) -> int:
+        """Of the newest version. Raises ``UnknownLoadTest``."""
+        if live := self._live.get(run_id):
+            return live.run.revision
+        if known := self._summaries.get(run_id):
+            return known.revision
+        raise unknown(run_id)
+
+    async def get(self, run_id: str) -> LoadRun:
+        """The run as it is now. Raises ``UnknownLoadTest``."""
+        if live := self._live.get(run_id):
+            return live.run
+        return await asyncio.to_thread(self._bench.store.load, run_id)
+
+    # Doing
+
+    async def begin(
+        self, servers: Sequence[str], settings: LoadSettings, name: str = "", *, ladder: bool = False
+    ) -> LoadRun:
+        """Puts a run at the end of the queue.
+
+        Raises ``UnknownModel``, ``SpecError`` for settings that cannot work, or ``StateDirError``.
+        """
+        if self._closed:
+            raise ManagerClosed("vLLM Deck is shutting down.", "Start it again to go on.")
+        check(settings)
+        models = tuple(dict.fromkeys(servers))
+        ladder = ladder or len(models) > 1
+        if not 1 <= len(models) <= MOST_SERVERS:
+            raise SpecError(f"A load test has 1 to {MOST_SERVERS} models.", "Choose at least one.", key="servers")
+        if ladder and settings.sla is not None:
+            raise SpecError("The search for a limit is for one model.", "Choose one, or leave sla away.", key="sla")
+        for model in models:
+            check_fits(settings, await self._context_of(model))
+        kind = RunKind.LADDER if ladder else RunKind.SLA if settings.sla else RunKind.TEST
+        seed = settings.seed if settings.seed is not None else secrets.randbelow(_SEEDS)
+        run = LoadRun(
+            new_id(),
+            _name(name) or _default_name(models, kind),
+            kind,
+            time.time(),
+            settings,
+            rows=planned_rows(models, settings, seed),
+        )
+        live = LiveRun(run, self._bench.store)
+        await live.save()
+        self._live[run.id] = live
+        self._queue.append(run.id)
+        self._next()
+        return live.run
+
+    async def stop(self, run_id: str) -> LoadRun:
+        """Ends a run, or takes it out of the queue, and answers when nothing of it is left.
+
+        Raises ``UnknownLoadTest``; ``NotAllowed`` where it is over.
+        """
+        live = self._live.get(run_id)
+        if live is None or live.run.is_over:
+            await self.get(run_id)
+            raise NotAllowed("This load test is over.", "There is nothing to stop.")
+        live.stop_asked = True
+        if run_id in self._queue:
+            self._queue.remove(run_id)
+            await self._over(live, LoadState.STOPPED)
+        elif self._running is not None and self._running[0] == run_id:
+            task = self._running[1]
+            task.cancel()
+            await asyncio.wait({task})
+        return live.run
+
+    async def repeat(self, run_id: str) -> LoadRun:
+        """The same again, on the same servers, as a new run. Raises what ``begin`` raises."""
+        run = await self.get(run_id)
+        models = [row.model for row in run.rows]
+        return await self.begin(models, run.settings, run.name, ladder=run.kind is RunKind.LADDER)
+
+    async def rename(self, run_id: str, name: str) -> LoadRun:
+        """An empty name becomes the one it had at first. Raises ``UnknownLoadTest`` or ``StateDirError``."""
+        live = self._live.get(run_id) or LiveRun(await self.get(run_id), self._bench.store)
+        models = tuple(row.model for row in live.run.rows)
+        live.change(name=_name(name) or _default_name(models, live.run.kind))
+        await live.save()
+        self._summaries[run_id] = summary_of(live.run)
+        return live.run
+
+    async def delete(self, run_id: str) -> None:
+        """For good. Raises ``UnknownLoadTest``, ``StateDirError``, or ``NotAllowed`` while it waits or runs."""
+        live = self._live.get(run_id)
+        if live is not None and not live.run.is_over:
+            raise NotAllowed("This load test is still going on.", "Stop it first.")
+        if live is None or run_id in self._summaries:
+            await asyncio.to_thread(self._bench.store.delete, run_id)
+        self._live.pop(run_id, None)
+        self._summaries.pop(run_id, None)
+
+    # The one that runs
+
+    def _next(self) -> None:
+        if self._running is not None or self._closed or not self._queue:
+            return
+        live = self._live[self._queue.pop(0)]
+        task = asyncio.create_task(self._run(live), name=f"load test {live.id}")
+        self._running = (live.id, task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running = None
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a load test ended unexpectedly", exc_info=error)
+        self._next()
+
+    async def _run(self, live: LiveRun) -> None:
+        """From its turn to its end; every way of ending is written into the run."""
+        try:
+            live.change(state=LoadState.RUNNING, started_at=time.time())
+            await live.save()
+            for row in range(len(live.run.rows)):
+                await measure_row(live, row, self._bench)
+                await live.save()
+        except asyncio.CancelledError:
+            await self._over(live, LoadState.STOPPED if live.stop_asked else LoadState.INTERRUPTED)
+        except ServerManagerError as error:
+            live.change(error=Failure(error.message, error.next_step, error.code))
+            await self._over(live, LoadState.FAILED)
+        except (
+            Exception
+        ) as error:  # whatever it is: the run must not stay "running", and the next one must get its turn
+            log.exception("load test %s ended unexpectedly", live.id)
+            live.change(error=Failure(f"vLLM Deck made a mistake: {error!r}.", "Please report it with the app's log."))
+            await self._over(live, LoadState.FAILED)
+        else:
+            await self._over(live, _outcome(live.run))
+
+    async def _over(self, live: LiveRun, state: LoadState) -> None:
+        """Ends the run, and whatever of it is not over yet, in that state; keeps it."""
+        live.close(state)
+        try:
+            await live.save()
+        except StateDirError as error:  # its figures can still be looked at and exported until the app ends
+            log.error("%s", error)
+            live.change(error=live.run.error or Failure(error.message, error.next_step, error.code))
+        else:
+            self._live.pop(live.id, None)
+        self._summaries[live.id] = summary_of(live.run)
+
+    async def _context_of(self, model: str) -> int | None:
+        """The model's context in tokens, if it is known before it is up. Raises ``UnknownModel`` or ``SpecError``."""
+        manager = self._bench.manager
+        status = manager.server(model).status
+        if status.attached or status.state in (ServerState.READY, ServerState.ASLEEP):
+            return status.max_model_len
+        with contextlib.suppress(ValueError):
+            spec = manager.local_files(manager.catalogue.get(model))
+            if (wanted := spec.options.get("max-model-len")) is not None:
+                return int(str(wanted)) if int(str(wanted)) > 0 else None
+            return await asyncio.to_thread(context_length, spec.model, env=spec.env)
+        return None
+
+
+def _outcome(run: LoadRun) -> LoadState:
+    """Done, if any of its rows is: a ladder goes on over a model that fails."""
+    return LoadState.DONE if any(row.state is LoadState.DONE for row in run.rows) else LoadState.FAILED
+
+
+def _name(text: str) -> str:
+    return " ".join(text.split())[:MAX_NAME_CHARS]
+
+
+def _default_name(models: Sequence[str], kind: RunKind) -> str:
+    return ", ".join(models)[:MAX_NAME_CHARS] if kind is not RunKind.SLA else f"{models[0]} SLA"
