@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 
 from server_manager.chat_refusals import rejection
-from server_manager.errors import ManagerClosed, RequestRejected, ServerUnreachable
+from server_manager.errors import ChatError, ManagerClosed, RequestRejected, ServerUnreachable
 
 _SHORT = aiohttp.ClientTimeout(total=5)
 
@@ -21,6 +21,7 @@ _SHORT = aiohttp.ClientTimeout(total=5)
 class _ModelCard(msgspec.Struct):
     id: str
     max_model_len: int | None = None
+    root: str | None = None
 
 
 class _ModelList(msgspec.Struct):
@@ -29,6 +30,10 @@ class _ModelList(msgspec.Struct):
 
 class _TokenCount(msgspec.Struct):
     count: int
+
+
+class _Version(msgspec.Struct):
+    version: str
 
 
 _decode_models = msgspec.json.Decoder(_ModelList).decode
@@ -41,6 +46,8 @@ class ServedModel:
     id: str
     max_model_len: int | None
     """Context length in tokens; ``None`` where the server does not say."""
+    root: str | None = None
+    """What vLLM was told to serve: a hub id, or a path on its own machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ class ServerClient:
     def __init__(self, session: ClientSession, base_url: str, api_key: str | None = None) -> None:
         self.session = session
         self.base_url = base_url.rstrip("/")
-        self._api_key = api_key
+        self.api_key = api_key
         self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         """The server's own key. It goes to the server alone."""
 
@@ -101,12 +108,19 @@ class ServerClient:
         """What the server serves. Raises ``ServerUnreachable`` or ``RequestRejected``."""
         body = await self.ask("GET", "/v1/models")
         try:
-            return tuple(ServedModel(card.id, card.max_model_len) for card in _decode_models(body).data)
+            return tuple(ServedModel(card.id, card.max_model_len, card.root) for card in _decode_models(body).data)
         except msgspec.MsgspecError as error:
             raise RequestRejected(
                 f"{self.base_url}/v1/models does not answer as an OpenAI-compatible server does.",
                 "Check the URL.",
             ) from error
+
+    async def vllm_version(self) -> str | None:
+        """What ``/version`` says; ``None`` where the server is not vLLM, or does not answer."""
+        try:
+            return msgspec.json.decode(await self.ask("GET", "/version"), type=_Version).version
+        except (ChatError, msgspec.MsgspecError):
+            return None
 
     async def metrics(self) -> ServerMetrics | None:
         """vLLM's figures of the moment, or ``None`` where the server has none (not vLLM, not ready)."""
@@ -161,7 +175,7 @@ class ServerClient:
         """The text of one answer by the official client, for what is not on the hot path. Raises ``ChatError``."""
         import openai  # noqa: PLC0415  # costs 40 MB and 0.5 s, which most runs of the app never need
 
-        client = openai.AsyncOpenAI(base_url=f"{self.base_url}/v1", api_key=self._api_key or "none", max_retries=0)
+        client = openai.AsyncOpenAI(base_url=f"{self.base_url}/v1", api_key=self.api_key or "none", max_retries=0)
         try:
             async with client:
                 request: dict[str, Any] = {"model": model, "messages": messages, "extra_body": dict(fields)}

@@ -21,7 +21,8 @@ its own behaviour is set by the environment, since the command line belongs to v
     FAKE_VLLM_SHM_NAME           how its name begins (default "psm_fake")
     FAKE_VLLM_NOISE=1            a log line over 64 KiB, invalid UTF-8 and progress with bare carriage returns
 
-What it holds of a GPU and how it sleeps: see ``fake_vllm_sleep.py``.
+What it holds of a GPU and how it sleeps: see ``fake_vllm_sleep.py``. Called as ``bench serve …`` it is the load
+generator: see ``fake_bench.py``.
 
 In a TMPDIR made by the launcher (``deck-*``) it leaves the files that vLLM leaves there.
 """
@@ -353,6 +354,11 @@ class Server(Engine):
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["bench"]:
+        from fake_bench import main as generate  # noqa: PLC0415  # the server starts quicker without it
+
+        generate(sys.argv[3:])
+        return
     args = parse_arguments()
     signal.signal(signal.SIGTERM, signal.SIG_IGN) if setting("SIGTERM") == "ignore" else None
     server = Server(args)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from server_manager.launchers.base import HandleRecord, LaunchRequest, ServerHandle
+from server_manager.launchers.base import Launcher
 from server_manager.load_test.store import RunStore
 from server_manager.manager import ServerManager
 from server_manager.secret_mask import SecretMask
@@ -18,13 +18,7 @@ class Readings(Protocol):
 
     @property
     def latest(self) -> Reading | None: ...
-
-
-class Launcher(Protocol):
-    """What is needed of a launcher (``launchers/base.py``)."""
-
-    async def launch(self, request: LaunchRequest) -> ServerHandle: ...
-    async def adopt(self, record: HandleRecord) -> ServerHandle | None: ...
+    async def fresh_reading(self) -> Reading: ...
 
 
 @dataclass(frozen=True, slots=True)

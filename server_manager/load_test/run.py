@@ -44,7 +44,7 @@ class RunKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why something did not work, in words for a person; ``code`` and ``facts`` let a page say it in another language."""
+    """Why something did not work, in words for a person; by its code and facts a page can say it in other languages."""
 
     message: str
     next_step: str = ""

@@ -26,7 +26,7 @@ async def test_attached_server_answers_and_its_end_is_noticed(
     add_model("m", answer_tokens=3)
     owner_of_it = await deck.ready("m")
     client = owner_of_it.client()
-    monkeypatch.setenv("DECK_ATTACH_API_KEY", client._api_key or "")
+    monkeypatch.setenv("DECK_ATTACH_API_KEY", client.api_key or "")
     attached = {"remote": f"{client.base_url}/v1/"}
     other = Deck(replace(settings, attach=attached, attach_api_key=attach_api_key()), session)
     await other.manager.open()
