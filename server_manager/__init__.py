@@ -25,6 +25,12 @@ from server_manager.gateway import Gateway, GatewayRequest, refuse
 from server_manager.gateway_errors import Dialect, GatewayRefusal, error_document, error_headers
 from server_manager.generation_config import context_length
 from server_manager.ledger_book import LedgerBook
+from server_manager.load_test.chart import draw_png as load_test_as_png
+from server_manager.load_test.compare import compare as compare_load_tests
+from server_manager.load_test.export import as_csv as load_test_as_csv
+from server_manager.load_test.export import as_json as load_test_as_json
+from server_manager.load_test.export import as_markdown as load_test_as_markdown
+from server_manager.load_test.export import file_name as load_test_file_name
 from server_manager.load_test.run import LoadRun
 from server_manager.load_test.runner import LoadTests
 from server_manager.load_test.settings import PRESETS as LOAD_TEST_PRESETS
@@ -109,6 +115,7 @@ __all__ = [
     "UnknownModel",
     "apply_fix",
     "chat_code",
+    "compare_load_tests",
     "context_length",
     "conversation_as_json",
     "conversation_as_markdown",
@@ -120,6 +127,11 @@ __all__ = [
     "findings_dict",
     "is_secret",
     "load_settings_from",
+    "load_test_as_csv",
+    "load_test_as_json",
+    "load_test_as_markdown",
+    "load_test_as_png",
+    "load_test_file_name",
     "option_error",
     "option_warnings",
     "parse_shell_line",

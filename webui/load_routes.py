@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import msgspec
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, Field
 
-from server_manager import LOAD_TEST_PRESETS, LoadRun, load_settings_from
+from server_manager import (
+    LOAD_TEST_PRESETS,
+    LoadRun,
+    compare_load_tests,
+    load_settings_from,
+    load_test_as_csv,
+    load_test_as_json,
+    load_test_as_markdown,
+    load_test_as_png,
+    load_test_file_name,
+)
 from webui.body_limit import LimitedRoute
 from webui.context import AppContext
 from webui.failure_view import translated
@@ -16,6 +29,12 @@ from webui.rest import Context, Operator
 
 router = APIRouter(route_class=LimitedRoute)
 _PRIVATE = {"Cache-Control": "no-store"}
+_TYPES = {
+    "json": "application/json",
+    "csv": "text/csv; charset=utf-8",
+    "md": "text/markdown; charset=utf-8",
+    "png": "image/png",
+}
 
 
 class LoadTestForm(BaseModel):
@@ -48,6 +67,15 @@ async def load_tests(context: Context, user: Operator) -> Response:
 async def load_test_presets(user: Operator) -> Response:
     """The settings that a test can begin from, by name."""
     return _json(dict(LOAD_TEST_PRESETS))
+
+
+@router.get("/api/load-tests/compare")
+async def compare(
+    context: Context, user: Operator, ids: Annotated[str, Query(description="Two or more, with commas between them.")]
+) -> Response:
+    """Figures level by level, and by how many per cent each differs from the first run that has the level."""
+    runs = [await context.load_tests.get(run_id) for run_id in dict.fromkeys(filter(None, ids.split(",")))]
+    return _json(await asyncio.to_thread(compare_load_tests, runs))
 
 
 @router.post("/api/load-tests", status_code=202)
@@ -93,6 +121,32 @@ async def stop_load_test(run_id: str, context: Context, user: Operator) -> Respo
 async def repeat_load_test(run_id: str, context: Context, user: Operator) -> Response:
     """The same again, as a new one."""
     return _json(_shown(await context.load_tests.repeat(run_id), context), 202)
+
+
+@router.get("/api/load-tests/{run_id}/export")
+async def export(
+    run_id: str,
+    context: Context,
+    user: Operator,
+    form: Annotated[Literal["json", "csv", "md", "png"], Query(alias="format")] = "json",
+    dark: Annotated[bool, Query(description="Of the picture.")] = False,
+) -> Response:
+    """A file: everything as JSON, the figures as CSV or Markdown, the charts as a picture."""
+    run = await context.load_tests.get(run_id)
+    make: dict[str, Callable[[], str | bytes]] = {
+        "json": lambda: load_test_as_json(run),
+        "csv": lambda: load_test_as_csv(run),
+        "md": lambda: load_test_as_markdown(run),
+        "png": lambda: load_test_as_png(run, dark=dark),
+    }
+    name = load_test_file_name(run, form)
+    plain = name.encode("ascii", "ignore").decode().lstrip("-.") or f"load-test.{form}"
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
+    return Response(
+        await asyncio.to_thread(make[form]),
+        media_type=_TYPES[form],
+        headers={**_PRIVATE, "Content-Disposition": disposition},
+    )
 
 
 def _shown(run: LoadRun, context: AppContext) -> dict[str, Any]:

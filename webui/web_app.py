@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
-# Gradio looks for matplotlib again at each event; telling it once that there is none saves a tenth of an event.
-# Its statistics of events grow with their number and are shown nowhere here. Both are read when it is imported.
+# Gradio's statistics of events grow with their number and are shown nowhere here. Read when it is imported.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
 
 import gradio as gr
+import gradio.utils
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
@@ -62,6 +62,9 @@ class _StaticFiles(StaticFiles):
 
 def build_web_app(context: AppContext, running: Running) -> FastAPI:
     """The whole app; ``running`` is entered when it begins to serve and left when it ends."""
+    # At each event Gradio sets matplotlib's backend, for outputs that the page does not have. The first time it imports
+    # it for that, which stops everything for a third of a second.
+    gradio.utils.MatplotlibBackendMananger = nullcontext
     poller = MetricsPoller(context.manager)
     gateway = Gateway(context.manager)
 
