@@ -287,7 +287,10 @@ def _foreign(
 
 
 def _is_vllm(process: FoundProcess) -> bool:
-    return _VLLM_NAME.match(process.name) is not None or ("serve" in process.argv[1:] and _runs_vllm(process.argv))
+    if _VLLM_NAME.match(process.name) is not None:
+        return True
+    words = process.argv[1:]
+    return "serve" in words and "bench" not in words and _runs_vllm(process.argv)
 
 
 def _runs_vllm(argv: Sequence[str]) -> bool:

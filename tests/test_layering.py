@@ -29,6 +29,7 @@ FENCED = {
     "httptools": {"server_manager/upstream.py"},
     "huggingface_hub": {"server_manager/downloads.py"},
     "modelscope": {"server_manager/downloads.py"},
+    "matplotlib": {"server_manager/load_test/chart.py"},
 }
 """Vendors, and the modules that may know them."""
 PLUGINS = {

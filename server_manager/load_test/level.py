@@ -81,7 +81,7 @@ async def measure_level(place: Place, server: Server, target: Target, bench: Ben
     handle = await bench.launcher.launch(request)
     bench.markers.add(handle.record.marker)
     try:
-        await _follow(place, handle, reader, server, bench)
+        lasted = await _follow(place, handle, reader, server, bench)
     finally:
         survivors = await handle.kill()
         bench.markers.discard(handle.record.marker)
@@ -91,11 +91,13 @@ async def measure_level(place: Place, server: Server, target: Target, bench: Ben
             "They usually wait for a driver; look at `dmesg`, and reboot if they stay.",
             pids=survivors,
         )
+    if not lasted:
+        raise await gone(server)
     return await _judge(place, _Left(result, output, handle.poll()), server, target, bench)
 
 
-async def _follow(place: Place, handle: ServerHandle, reader: OutputReader, server: Server, bench: Bench) -> None:
-    """Until the generator ends. Raises ``ServerGone`` as soon as the server does."""
+async def _follow(place: Place, handle: ServerHandle, reader: OutputReader, server: Server, bench: Bench) -> bool:
+    """Until the generator ends, or the server does; whether the server lasted."""
     ended = asyncio.create_task(handle.wait())
     sampling: asyncio.Task[None] | None = None
     taker = SampleTaker(server, bench, lambda samples: place.change(samples=samples))
@@ -111,7 +113,7 @@ async def _follow(place: Place, handle: ServerHandle, reader: OutputReader, serv
                 taker.begin()
                 sampling = asyncio.create_task(taker.follow(), name="samples of a load test")
             if not server.status.attached and server.status.state is not ServerState.READY:
-                raise await gone(server)
+                return False
             if time.monotonic() - looked_at > GUARDIAN_LOOK_SECONDS:
                 looked_at = time.monotonic()
                 await asyncio.to_thread(handle.processes)  # a guardian that was killed is replaced
@@ -122,6 +124,7 @@ async def _follow(place: Place, handle: ServerHandle, reader: OutputReader, serv
         await asyncio.wait(tasks)
     if sampling is not None:
         await taker.look()  # what came since the last second, and at least one of a level that was over at once
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,8 +123,6 @@ def explain(lines: Sequence[str], returncode: int | None, *, tokenizer: str, dat
 
 
 def _unknown(lines: Sequence[str], returncode: int | None, last: str) -> LoadTestError:
-    if (found := diagnose(lines, returncode=returncode, served=False)) is not None and found.known:
-        return LoadTestError(found.title, found.remedy, why=found.cause)
     if returncode is not None and returncode < 0:
         return LoadTestError(
             f"The generator was ended by signal {-returncode}.",
@@ -132,6 +130,8 @@ def _unknown(lines: Sequence[str], returncode: int | None, last: str) -> LoadTes
             why="signal",
             signal=-returncode,
         )
+    if (found := diagnose(lines, returncode=returncode, served=False)) is not None and found.known:
+        return LoadTestError(found.title, found.remedy, why=found.cause)
     said = last or next((line for line in reversed(lines) if line.strip()), "")[:_MOST_WORDS]
     return LoadTestError(
         f"The generator failed: {said or 'it said nothing'}", "Its whole output is in the run's folder.",

@@ -220,7 +220,10 @@ class LoadTests:
             live.change(error=Failure(f"vLLM Deck made a mistake: {error!r}.", "Please report it with the app's log."))
             await self._over(live, LoadState.FAILED)
         else:
-            await self._over(live, _outcome(live.run))
+            state = _outcome(live.run)
+            if state is LoadState.FAILED and len(live.run.rows) == 1:
+                live.change(error=live.row(0).error)
+            await self._over(live, state)
 
     async def _over(self, live: LiveRun, state: LoadState) -> None:
         """Ends the run, and whatever of it is not over yet, in that state; keeps it."""

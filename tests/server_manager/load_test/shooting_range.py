@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from fakes import Deck
@@ -28,6 +29,23 @@ class Range:
             deck.manager, deck.launcher, deck.readings, self.store, lambda name: None, SecretMask, self.generators
         )
         self.tests = LoadTests(self.bench)
+
+    def processes(self) -> list[str]:
+        """Command lines of the generators that live."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if "bench" in words and str(self.store.folder("20260101-000000-000000").parent) in " ".join(words):
+                found.append(" ".join(words))
+        return found
+
+    async def store_holds(self, run: LoadRun) -> bool:
+        """Whether the disk has the run as it is, with what vLLM wrote for each level."""
+        results = [path for path in self.store.folder(run.id).glob("*.json") if path.name != "run.json"]
+        return self.store.load(run.id) == run and len(results) == sum(len(row.levels) for row in run.rows)
 
     async def begin(self, *models: str, ladder: bool = False, **settings: object) -> LoadRun:
         """A small test, unless the keywords say otherwise."""
