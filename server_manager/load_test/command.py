@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -73,7 +74,7 @@ def _dataset_args(settings: LoadSettings) -> tuple[str, ...]:
         ratio = ("--random-range-ratio", f"{settings.range_ratio:g}") if settings.range_ratio else ()
         lengths = ("--random-input-len", str(settings.input_len), "--random-output-len", str(settings.output_len))
         return ("--dataset-name", "random", *lengths, *ratio)
-    path = ("--dataset-name", settings.dataset, "--dataset-path", settings.dataset_path)
+    path = ("--dataset-name", settings.dataset, "--dataset-path", os.path.expanduser(settings.dataset_path))
     if settings.dataset == "sharegpt":
         return (*path, *(("--sharegpt-output-len", str(settings.output_len)) if settings.output_len else ()))
     # The chat route applies the model's template itself.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +142,7 @@ async def _judge(place: Place, left: _Left, server: Server, target: Target, benc
         lines = await asyncio.to_thread(last_lines, left.output)
         dataset = place.live.run.settings.dataset_path
         why = explain(lines, left.returncode, tokenizer=target.tokenizer, dataset=dataset)
-        place.change(state=LoadState.FAILED, progress=None, error=failure_of(bench.mask().deep(why.facts), why))
+        place.change(state=LoadState.FAILED, progress=None, error=bench.mask().deep(failure_of(why)))
         return False
     if found.metrics.failed:
         await _require_up(server)
@@ -185,7 +184,7 @@ async def gone(server: Server) -> ServerGone:
     )
 
 
-def failure_of(facts: Mapping[str, object], error: ServerManagerError) -> Failure:
+def failure_of(error: ServerManagerError) -> Failure:
     """An error as it is kept: its message, and of its facts what is plain."""
-    plain = {name: value for name, value in facts.items() if isinstance(value, str | int | float)}
+    plain = {name: value for name, value in error.facts.items() if isinstance(value, str | int | float)}
     return Failure(error.message, error.next_step, error.code, plain)

@@ -51,7 +51,7 @@ async def measure_row(live: LiveRun, index: int, bench: Bench) -> None:
     except ServerManagerError as failed:
         end = failed.facts.get("exit")
         why = end.diagnosis if isinstance(end, ServerExit) else None
-        _fail(live, index, failure_of(failed.facts, failed))
+        _fail(live, index, failure_of(failed))
         live.change_row(index, diagnosis=why)
     else:
         if error is not None:

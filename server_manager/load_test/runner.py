@@ -11,10 +11,12 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from server_manager.errors import ManagerClosed, NotAllowed, ServerManagerError, SpecError, StateDirError
 from server_manager.generation_config import context_length
 from server_manager.load_test.bench import Bench
+from server_manager.load_test.level import failure_of
 from server_manager.load_test.live_run import LiveRun
 from server_manager.load_test.plan import planned_rows
 from server_manager.load_test.row import measure_row
@@ -67,8 +69,9 @@ class LoadTests:
         """Ends the one that runs, its generator too. Those that wait go on when the app is back."""
         self._closed = True
         if self._running is not None:
-            task = self._running[1]
-            task.cancel()
+            run_id, task = self._running
+            if not self._live[run_id].run.is_over:  # else it is only being saved
+                task.cancel()
             await asyncio.wait({task})
 
     # Looking
@@ -76,7 +79,7 @@ class LoadTests:
     def listed(self) -> list[RunSummary]:
         """Every run, the newest first."""
         now = {run_id: summary_of(live.run, self.position(run_id)) for run_id, live in self._live.items()}
-        return sorted((self._summaries | now).values(), key=lambda run: run.id, reverse=True)
+        return sorted((self._summaries | now).values(), key=lambda run: run.created_at, reverse=True)
 
     @property
     def running(self) -> str | None:
@@ -121,6 +124,12 @@ class LoadTests:
             raise SpecError(f"A load test has 1 to {MOST_SERVERS} models.", "Choose at least one.", key="servers")
         if ladder and settings.sla is not None:
             raise SpecError("The search for a limit is for one model.", "Choose one, or leave sla away.", key="sla")
+        if settings.dataset != "random" and not await asyncio.to_thread(_is_file, settings.dataset_path):
+            raise SpecError(
+                f"There is no file {settings.dataset_path}.",
+                "Give the dataset's path on the machine of the app.",
+                key="dataset_path",
+            )
         for model in models:
             check_fits(settings, await self._context_of(model))
         kind = RunKind.LADDER if ladder else RunKind.SLA if settings.sla else RunKind.TEST
@@ -167,6 +176,7 @@ class LoadTests:
 
     async def rename(self, run_id: str, name: str) -> LoadRun:
         """An empty name becomes the one it had at first. Raises ``UnknownLoadTest`` or ``StateDirError``."""
+        await self._settled(run_id)
         live = self._live.get(run_id) or LiveRun(await self.get(run_id), self._bench.store)
         models = tuple(row.model for row in live.run.rows)
         live.change(name=_name(name) or _default_name(models, live.run.kind))
@@ -176,11 +186,11 @@ class LoadTests:
 
     async def delete(self, run_id: str) -> None:
         """For good. Raises ``UnknownLoadTest``, ``StateDirError``, or ``NotAllowed`` while it waits or runs."""
+        await self._settled(run_id)
         live = self._live.get(run_id)
         if live is not None and not live.run.is_over:
             raise NotAllowed("This load test is still going on.", "Stop it first.")
-        if live is None or run_id in self._summaries:
-            await asyncio.to_thread(self._bench.store.delete, run_id)
+        await asyncio.to_thread(self._bench.store.delete, run_id)
         self._live.pop(run_id, None)
         self._summaries.pop(run_id, None)
 
@@ -211,7 +221,7 @@ class LoadTests:
         except asyncio.CancelledError:
             await self._over(live, LoadState.STOPPED if live.stop_asked else LoadState.INTERRUPTED)
         except ServerManagerError as error:
-            live.change(error=Failure(error.message, error.next_step, error.code))
+            live.change(error=failure_of(error))
             await self._over(live, LoadState.FAILED)
         except (
             Exception
@@ -225,6 +235,11 @@ class LoadTests:
                 live.change(error=live.row(0).error)
             await self._over(live, state)
 
+    async def _settled(self, run_id: str) -> None:
+        """Waits until a run that is over has been saved for the last time."""
+        if self._running is not None and self._running[0] == run_id and self._live[run_id].run.is_over:
+            await asyncio.wait({self._running[1]})
+
     async def _over(self, live: LiveRun, state: LoadState) -> None:
         """Ends the run, and whatever of it is not over yet, in that state; keeps it."""
         live.close(state)
@@ -232,7 +247,7 @@ class LoadTests:
             await live.save()
         except StateDirError as error:  # its figures can still be looked at and exported until the app ends
             log.error("%s", error)
-            live.change(error=live.run.error or Failure(error.message, error.next_step, error.code))
+            live.change(error=live.run.error or failure_of(error))
         else:
             self._live.pop(live.id, None)
         self._summaries[live.id] = summary_of(live.run)
@@ -254,6 +269,10 @@ class LoadTests:
 def _outcome(run: LoadRun) -> LoadState:
     """Done, if any of its rows is: a ladder goes on over a model that fails."""
     return LoadState.DONE if any(row.state is LoadState.DONE for row in run.rows) else LoadState.FAILED
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).expanduser().is_file()
 
 
 def _name(text: str) -> str:

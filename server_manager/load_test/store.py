@@ -83,14 +83,14 @@ class RunStore:
     def load_all(self) -> list[LoadRun]:
         """Those that can be read, the oldest first."""
         try:
-            ids = sorted(entry.name for entry in self._folder.iterdir() if _ID.fullmatch(entry.name))
+            ids = [entry.name for entry in self._folder.iterdir() if _ID.fullmatch(entry.name)]
         except OSError:  # none yet
             return []
         found = []
         for run_id in ids:
             with contextlib.suppress(UnknownLoadTest):
                 found.append(self.load(run_id))
-        return found
+        return sorted(found, key=lambda run: run.created_at)
 
     def delete(self, run_id: str) -> None:
         """For good. Raises ``UnknownLoadTest``, or ``StateDirError`` where something of it stays."""

@@ -63,6 +63,30 @@ def check_gateway(app: DeckApp) -> None:
     assert app.http.post("/v1/server_info", json={"model": SMOLLM2}).status_code == 404
 
 
+def check_load_test(app: DeckApp) -> None:
+    """The real ``vllm bench serve`` against the real server, with its figures, samples and tokenizer."""
+    settings = {"preset": "tutorial", "input_len": 16, "output_len": 8, "num_prompts": 6, "concurrency": [3]}
+    begun = app.post("/api/load-tests", {"servers": [SMOLLM2], "settings": settings}, status=202)
+
+    def over() -> Any:
+        run = app.get(f"/api/load-tests/{begun['id']}")
+        return run if run["state"] not in ("queued", "running") else None
+
+    run = eventually(over, "the load test is over", seconds=120)
+    assert run["state"] == "done", run
+    (row,) = run["rows"]
+    (level,) = row["levels"]
+    metrics = level["metrics"]
+    assert (metrics["completed"], metrics["failed"], metrics["total_output_tokens"]) == (6, 0, 48)
+    assert 0 < metrics["p50_ttft_ms"] <= metrics["p99_ttft_ms"] <= metrics["p99_e2el_ms"]
+    assert metrics["p50_tpot_ms"] > 0
+    assert sum(level["ttft_histogram"]["counts"]) == 6
+    assert max(filter(None, level["samples"]["num_requests_running"]), default=0) <= 3
+    assert (row["was"], run["environment"]["vllm_version"]) == ("ready", "0.32.0")
+    assert row["kv_cache_tokens"] > 1000
+    assert not level["warnings"]
+
+
 def check_sleep(app: DeckApp) -> None:
     """Sleep and wake by vLLM's own routes, which answer on a CPU too; memory moves on a GPU only.
 
@@ -126,6 +150,7 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
         expect(page.status).to_contain_text("tok/s")
         check_converted(real_place.converted)
         check_gateway(app)
+        check_load_test(app)
         check_sleep(app)
 
         page.set_slider("max_tokens", 1500)

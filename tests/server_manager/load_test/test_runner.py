@@ -62,6 +62,8 @@ async def test_stop_leaves_nothing_running_and_lets_the_next_one_begin(shooting:
     dropped = await shooting.begin("quick")
     assert [shooting.tests.position(run.id) for run in (slow, waiting, dropped)] == [None, 1, 2]
     await shooting.measuring(slow.id)
+    (generator,) = shooting.generators
+    assert generator.startswith("load-test-of-slow:"), "what looks for leftovers knows it"
     with pytest.raises(NotAllowed):
         await shooting.tests.delete(slow.id)
     assert (await shooting.tests.stop(dropped.id)).state is LoadState.STOPPED
