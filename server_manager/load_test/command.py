@@ -14,14 +14,15 @@ from server_manager.shell_line import shell_line
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Where the generator reads the server's key; as an argument everybody on the machine could see it."""
-_APIS = {"chat": ("openai-chat", "/v1/chat/completions"), "completions": ("openai", "/v1/completions")}
+_BACKENDS = {"chat": "openai-chat", "completions": "openai"}
+ROUTES = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 
 
 def bench_args(level: Level, settings: LoadSettings, target: Target) -> tuple[str, ...]:
     """What follows ``vllm``, without the place of the result. Raises ``SpecError`` where ``extra`` cannot be read."""
-    backend, endpoint = _APIS[settings.api]
     words = [
-        *("bench", "serve", "--backend", backend, "--base-url", target.base_url, "--endpoint", endpoint),
+        *("bench", "serve", "--backend", _BACKENDS[settings.api]),
+        *("--base-url", target.base_url, "--endpoint", ROUTES[settings.api]),
         *("--model", target.model, "--tokenizer", target.tokenizer, *target.flags),
         *_dataset_args(settings),
         *("--num-prompts", str(level.num_prompts), "--seed", str(level.seed)),
@@ -65,8 +66,8 @@ def generator_env(target: Target, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def secret_env(target: Target) -> dict[str, str]:
-    """Likewise, the secrets."""
-    return {**target.secret_env, **({KEY_VARIABLE: target.api_key} if target.api_key else {})}
+    """Likewise, the secrets. Where the server wants no key it gets none: the environment may hold one for others."""
+    return {**target.secret_env, KEY_VARIABLE: target.api_key or ""}
 
 
 def _dataset_args(settings: LoadSettings) -> tuple[str, ...]:

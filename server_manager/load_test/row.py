@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from server_manager.errors import LaunchError, ManagerClosed, ServerManagerError, StateDirError, StopError
 from server_manager.load_test.bench import Bench
+from server_manager.load_test.command import ROUTES
 from server_manager.load_test.level import Place, failure_of, measure_level
 from server_manager.load_test.live_run import LiveRun
 from server_manager.load_test.plan import concurrency_level
 from server_manager.load_test.run import Failure, LoadState
 from server_manager.load_test.samples import devices_of
-from server_manager.load_test.settings import check_fits
+from server_manager.load_test.settings import LoadSettings, check_fits
 from server_manager.load_test.sla import SlaSearch
 from server_manager.load_test.target import Target, target_of
 from server_manager.manager import Server
@@ -21,6 +22,7 @@ from server_manager.phrases import Phrase
 from server_manager.server_state import ServerExit, ServerState, ServerStatus
 
 _LOOK_SECONDS = 0.5
+_TRY_SECONDS = 60.0
 _OF_THE_RUN = (StateDirError, LaunchError, StopError, ManagerClosed)
 """What no other row would fare better with."""
 
@@ -165,7 +167,18 @@ async def _look_at(live: LiveRun, index: int, server: Server, bench: Bench) -> T
     )
     template = await _template_tokens(server) if settings.api == "chat" else 0
     check_fits(settings, target.max_model_len, template)
+    await _try(server, target, settings)
     return target
+
+
+async def _try(server: Server, target: Target, settings: LoadSettings) -> None:
+    """One request like those that will come. The generator would only say "Bad Request", and after ten seconds.
+
+    Raises ``ChatError`` with the server's own words.
+    """
+    content: dict[str, object] = {"model": target.model, "max_tokens": 1, "temperature": 0}
+    said = {"messages": [{"role": "user", "content": "a"}]} if settings.api == "chat" else {"prompt": "a"}
+    await server.client().ask("POST", ROUTES[settings.api], {**content, **said}, seconds=_TRY_SECONDS)
 
 
 async def _template_tokens(server: Server) -> int:

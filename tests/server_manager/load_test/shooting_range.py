@@ -22,6 +22,7 @@ class Range:
     """The load tests of one app."""
 
     def __init__(self, deck: Deck) -> None:
+        """``deck`` may look after servers, or have some of others attached."""
         self.deck = deck
         self.store = RunStore(deck.settings.load_tests_dir)
         self.generators: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,7 @@ def test_the_key_is_in_no_line() -> None:
     assert TARGET.api_key is not None
     assert TARGET.api_key not in shown + " ".join(words) + str(TARGET) + str(generator_env(TARGET, {}))
     assert secret_env(TARGET) == {"OPENAI_API_KEY": TARGET.api_key}
+    assert secret_env(replace(TARGET, api_key=None)) == {"OPENAI_API_KEY": ""}, "not the one that the app has"
 
 
 def test_requests_do_not_go_through_a_proxy_of_the_environment() -> None:
