@@ -83,6 +83,15 @@ def context_length(model: str, *, revision: str | None = None, env: Mapping[str,
     return None
 
 
+def is_context_scaled(model: str, *, revision: str | None = None, env: Mapping[str, str] | None = None) -> bool:
+    """Whether ``config.json`` scales positions (YaRN, …): vLLM then serves more than ``context_length`` tells."""
+    config = _read_json(model, "config.json", revision, env)
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    if not isinstance(scaling, Mapping):
+        return False
+    return bool(scaling.get("rope_type", scaling.get("type", "default")) != "default")
+
+
 def _fields(config: Mapping[str, object]) -> dict[str, float]:
     return {
         request_field: value

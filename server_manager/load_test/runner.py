@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from server_manager.errors import ManagerClosed, NotAllowed, ServerManagerError, SpecError, StateDirError
-from server_manager.generation_config import context_length
+from server_manager.generation_config import context_length, is_context_scaled
 from server_manager.load_test.bench import Bench
 from server_manager.load_test.level import failure_of
 from server_manager.load_test.live_run import LiveRun
@@ -30,6 +30,7 @@ from server_manager.load_test.run import (
 )
 from server_manager.load_test.settings import LoadSettings, check, check_fits
 from server_manager.load_test.store import new_id, unknown
+from server_manager.model_spec import ModelSpec
 from server_manager.server_state import ServerState
 
 log = logging.getLogger(__name__)
@@ -262,13 +263,19 @@ class LoadTests:
             spec = manager.local_files(manager.catalogue.get(model))
             if (wanted := spec.options.get("max-model-len")) is not None:
                 return int(str(wanted)) if int(str(wanted)) > 0 else None
-            return await asyncio.to_thread(context_length, spec.model, env=spec.env)
+            return await asyncio.to_thread(_context_by_files, spec)
         return None
 
 
 def _outcome(run: LoadRun) -> LoadState:
     """Done, if any of its rows is: a ladder goes on over a model that fails."""
     return LoadState.DONE if any(row.state is LoadState.DONE for row in run.rows) else LoadState.FAILED
+
+
+def _context_by_files(spec: ModelSpec) -> int | None:
+    """``None`` where vLLM may make more of it than the files say."""
+    scaled = "hf-overrides" in spec.options or is_context_scaled(spec.model, env=spec.env)
+    return None if scaled else context_length(spec.model, env=spec.env)
 
 
 def _is_file(path: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server_manager.generation_config import context_length, recommended_for, recommended_sampling
+from server_manager.generation_config import context_length, is_context_scaled, recommended_for, recommended_sampling
 from server_manager.model_spec import ModelSpec
 
 QWEN = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05, "eos_token_id": 1}
@@ -130,3 +130,17 @@ def test_the_flags_of_a_spec_count_as_in_vllm(tmp_path: Path) -> None:
 )
 def test_context_length(config: object, length: int | None, tmp_path: Path) -> None:
     assert context_length(str(_write(tmp_path / "m", config, "config.json"))) == length
+
+
+@pytest.mark.parametrize(
+    ("config", "scaled"),
+    [
+        ({}, False),
+        ({"rope_scaling": None}, False),
+        ({"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}}, False),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, True),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, True),
+    ],
+)
+def test_contexts_that_vllm_makes_longer(config: object, scaled: bool, tmp_path: Path) -> None:
+    assert is_context_scaled(str(_write(tmp_path / "m", config, "config.json"))) is scaled
