@@ -50,6 +50,8 @@ from server_manager.server_state import ServerExit, ServerState, ServerStatus
 from server_manager.settings import Settings
 from server_manager.shell_line import SECRET_FLAGS, parse_shell_line, shell_line
 from server_manager.show_code import ImagePlace, chat_code, serve_code
+from server_manager.smoke.result import SmokeResult
+from server_manager.smoke.smoke_test import smoke_test
 from server_manager.start_phase import StartPhase
 from server_manager.switching.policy import NO_WORDS
 from server_manager.switching.policy import SLEEP_AFTER as SLEEP_AFTER_VARIABLE
@@ -107,6 +109,7 @@ __all__ = [
     "ServerState",
     "ServerStatus",
     "Settings",
+    "SmokeResult",
     "SpecError",
     "StartPhase",
     "StateDirError",
@@ -140,6 +143,7 @@ __all__ = [
     "request_fields",
     "serve_code",
     "shell_line",
+    "smoke_test",
     "split_choices",
     "turn_dict",
     "without_passwords",

@@ -27,6 +27,7 @@ from server_manager.settings import (
     default_vllm_command,
     gateway_wait,
 )
+from server_manager.smoke_command import run_smoke
 from server_manager.start_report import phase_line, wait_for_start
 
 DEFAULT_PORT = 7860
@@ -72,6 +73,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             command.add_argument("--follow", action="store_true", help="go on with what is logged from now on")
         if name == "start":
             command.add_argument("--wait", action="store_true", help="show the phases until it is ready or has failed")
+    smoke = commands.add_parser(
+        "smoke", help="see whether a model talks sense, starting it if need be", parents=[folder]
+    )
+    smoke.add_argument("name")
     leftovers = commands.add_parser(
         "leftovers", help="what servers of a dead app have left on this machine", parents=[folder]
     )
@@ -127,6 +132,8 @@ def run_command(args: argparse.Namespace) -> int:
         print(f"vLLM Deck: {app.url}")
     elif args.command == "logs":
         print_log(lambda path: app.ask("GET", path), args)
+    elif args.command == "smoke":
+        return run_smoke(app.ask, args.name)
     else:
         status = app.ask("POST", f"/api/servers/{quote(args.name, safe='')}/{args.command}")
         print(f"{args.name}: {status['state']}", flush=True)
@@ -164,15 +171,18 @@ class _RunningApp:
         self.url: str = address["url"]
         self._token: str = address["token"]
 
-    def ask(self, method: str, path: str) -> Any:
-        """The answer of a route. Raises ``ServerManagerError`` with the app's own message."""
+    def ask(self, method: str, path: str, timeout: float = 120) -> Any:
+        """The answer of a route within ``timeout`` seconds.
+
+        Raises ``ServerManagerError`` with the app's own message.
+        """
         request = urllib.request.Request(
             self.url.rstrip("/") + path, method=method, headers={"Authorization": f"Bearer {self._token}"}
         )
         # Never through a proxy of the environment: the app is on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=120) as response:
+            with opener.open(request, timeout=timeout) as response:
                 body = response.read().decode()
                 return json.loads(body) if "json" in response.headers.get("Content-Type", "") else body
         except urllib.error.HTTPError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from server_manager.client import ServerClient
+from server_manager.completion import complete
 from server_manager.errors import RequestRejected
 
 _PATIENCE_SECONDS = 300.0
@@ -14,19 +15,6 @@ _PROOF_SECONDS = 60.0
 
 class _Sleeping(msgspec.Struct):
     is_sleeping: bool
-
-
-class _Logprobs(msgspec.Struct):
-    top_logprobs: list[dict[str, float] | None] = []
-
-
-class _Choice(msgspec.Struct):
-    text: str = ""
-    logprobs: _Logprobs | None = None
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice]
 
 
 async def sleep(client: ServerClient, level: int) -> None:
@@ -71,16 +59,12 @@ async def likely_tokens(client: ServerClient, model: str, prompt: str, count: in
 
     Raises ``ServerUnreachable`` or ``RequestRejected``.
     """
-    wanted = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": count}
     try:
-        body = await client.ask("POST", "/v1/completions", wanted, seconds=_PROOF_SECONDS)
+        found = await complete(client, model, prompt, 1, {"logprobs": count}, seconds=_PROOF_SECONDS)
     except RequestRejected as error:
         if error.facts.get("status") in (400, 404, 405):
             return None
         raise
-    try:
-        choice = msgspec.json.decode(body, type=_Completion).choices[0]
-    except (msgspec.MsgspecError, IndexError) as error:
-        raise RequestRejected(f"A completion looks like this: {body[:200]!r}.") from error
-    top = choice.logprobs.top_logprobs if choice.logprobs else []
-    return frozenset(top[0]) if top and top[0] else frozenset({choice.text})
+    if not found.has_only_numbers:
+        raise RequestRejected("What it computes is not a number (NaN).")
+    return found.candidates or frozenset({found.text})

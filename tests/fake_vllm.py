@@ -9,6 +9,7 @@ its own behaviour is set by the environment, since the command line belongs to v
     FAKE_VLLM_REASONING_TOKENS   tokens of reasoning before it (default 0; needs --reasoning-parser)
     FAKE_VLLM_ECHO=1             the answer is the request's body as JSON
     FAKE_VLLM_PARROT=1           the answer is the last message, and with REASONING_TOKENS the reasoning before it too
+    FAKE_VLLM_RECORDED           a file of completions of a real vLLM, given again to the same requests
     FAKE_VLLM_SIGTERM            real (default: one is swallowed while loading) | ignore | obey
     FAKE_VLLM_REPLAY             a log file, printed in place of the usual start-up lines
     FAKE_VLLM_EXIT_CODE          end with this code when READY_AFTER is over, after a traceback unless REPLAY is set

@@ -182,6 +182,9 @@ class Engine:
         self.running += 1
         try:
             if await self.awake(x):
+                if not chat and (kept := recorded(request)):
+                    x.answer(kept["status"], kept["body"])
+                    return
                 self.prompt_tokens += prompt_tokens
                 answer = Answer(self, x, request, chat, prompt_tokens, tokens, finish)
                 await (answer.stream() if request.get("stream") else answer.whole())
@@ -302,6 +305,19 @@ class Answer:
             choice["text"] = max(likely, key=lambda token: likely[token])
             choice["logprobs"] = {"top_logprobs": [likely], "tokens": [choice["text"]]}
         self.x.answer(200, {**self.head, "choices": [choice], "usage": self.usage(len(self.tokens))})
+
+
+def recorded(request: dict) -> dict[str, Any] | None:
+    """What a real vLLM answered to the same request, of the file RECORDED: its prompt, and what of logprobs it asks."""
+    if not (path := setting("RECORDED")):
+        return None
+    with open(path, encoding="utf-8") as file:
+        exchanges: list[dict[str, Any]] = json.load(file)
+
+    def asked(of: dict) -> tuple[object, ...]:
+        return tuple(of.get(key) for key in ("prompt", "logprobs", "prompt_logprobs"))
+
+    return next((found for found in exchanges if asked(found) == asked(request)), None)
 
 
 def count_tokens(prompt: object) -> int:

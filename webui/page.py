@@ -22,7 +22,7 @@ from webui.shell import Shell
 from webui.theme import deck_theme
 
 STATIC = Path(__file__).parent / "static"
-CSS = (STATIC / "deck.css", STATIC / "chat.css", STATIC / "log.css", STATIC / "library.css")
+CSS = (STATIC / "deck.css", STATIC / "chat.css", STATIC / "log.css", STATIC / "library.css", STATIC / "smoke.css")
 
 
 def head() -> str:

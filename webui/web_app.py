@@ -37,6 +37,7 @@ from webui.login import login_page, logout
 from webui.page import STATIC, build_page, mount_options
 from webui.rest import no_such_route
 from webui.rest import router as rest_router
+from webui.smoke_route import router as smoke_router
 from webui.snapshot import Snapshot
 
 DESCRIPTION = """Runs vLLM on your own GPUs. Where `--auth` is set, log in with HTTP Basic or an API key.
@@ -93,6 +94,7 @@ def build_web_app(context: AppContext, running: Running) -> FastAPI:
     install_error_handlers(app)
     app.include_router(rest_router, tags=["servers and models"])
     app.include_router(failure_router, tags=["servers and models"])
+    app.include_router(smoke_router, tags=["servers and models"])
     app.include_router(log_router, tags=["logs"])
     app.include_router(chat_router, tags=["chat"])
     app.include_router(code_router, tags=["chat"])

@@ -40,6 +40,13 @@ def planner_words() -> dict[str, dict[str, str]]:
 
 
 @cache
+def smoke_words() -> dict[str, dict[str, str]]:
+    """By locale: templates for what the smoke test says, in ``server_manager`` in English."""
+    path = Path(__file__).parent / "smoke.zh-CN.yaml"
+    return {"zh-CN": yaml.safe_load(path.read_text(encoding="utf-8"))}
+
+
+@cache
 def translations() -> Any:
     """``gr.I18n`` over ``messages()``. Gradio knows the Chinese of browsers that say ``zh-CN`` or ``zh-TW``."""
     found = messages()

@@ -7,6 +7,7 @@ import { t } from "./i18n.js";
 import { drawLog, openLog, startLog } from "./log.js";
 import { phaseTimes, phases, startedIn } from "./phases.js";
 import { receiptText, restartText } from "./receipt.js";
+import { smokeButton, smokeResult } from "./smoke.js";
 import { isLive, refresh, server, state, subscribe } from "./state.js";
 import { gpuFact, sleepFacts, waitingText } from "./switching.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
@@ -70,8 +71,10 @@ function facts(s) {
 
 function buttons(s) {
   const button = (label, run, kind = "") => html`<button class="btn ${kind}" @click=${run}>${label}</button>`;
-  const log = s.attached || !operator() ? nothing : button(t("log"), () => select(s.name));
-  if (!operator() || s.attached) return html`<span class="buttons">${log}</span>`;
+  const log = button(t("log"), () => select(s.name));
+  const smoke = smokeButton(s, draw);
+  if (!operator()) return nothing;
+  if (s.attached) return html`<span class="buttons">${smoke}</span>`;
   const start = button(t("start"), () => act(s.name, "start"), "primary");
   const stop = (label) => button(label, () => act(s.name, "stop"));
   const chatWith = button(t("chat"), () => {
@@ -80,8 +83,8 @@ function buttons(s) {
   });
   const byState = {
     starting: [stop(t("cancel"))],
-    ready: [chatWith, s.sleep?.frees_memory ? button(t("put_to_sleep"), () => act(s.name, "sleep")) : nothing, stop(t("stop"))],
-    asleep: [button(t("wake"), () => act(s.name, "wake")), stop(t("stop"))],
+    ready: [chatWith, smoke, s.sleep?.frees_memory ? button(t("put_to_sleep"), () => act(s.name, "sleep")) : nothing, stop(t("stop"))],
+    asleep: [smoke, button(t("wake"), () => act(s.name, "wake")), stop(t("stop"))],
     stopping: [],
     failed: s.restart?.at ? [stop(t("restart_cancel")), start] : [start],
     stopped: [start],
@@ -126,7 +129,7 @@ const card = (s) =>
     <div class="cap" title=${s.state === "ready" ? phaseTimes(s) : ""}>${facts(s)}</div>
     ${s.waiting ? html`<div class="cap" role="status">${waitingText(s.waiting)}</div>` : phases(s)} ${failure(s)}
     ${view.message[s.name] ? html`<div class="cap message" role="status">${view.message[s.name]}</div>` : nothing}
-    ${command(s)}
+    ${smokeResult(s, draw)} ${command(s)}
   </article>`;
 
 const line = (s) =>
