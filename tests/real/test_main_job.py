@@ -122,6 +122,15 @@ def check_sleep(app: DeckApp) -> None:
     assert after["sleep"]["wake_s"] is not None
 
 
+def check_smoke(app: DeckApp) -> None:
+    """The real vLLM tells all that the smoke test looks at, and this model passes it."""
+    found = app.post(f"/api/servers/{SMOLLM2}/smoke")
+    assert (found["verdict"], found["reasons"], found["not_judged"]) == ("pass", [], [])
+    assert "Paris" in found["prompts"][2]["text"]
+    assert all(prompt["ok"] and prompt["tokens"] for prompt in found["prompts"])
+    assert 1 < found["perplexity"]["answer"] < found["perplexity"]["prompt"]
+
+
 def check_converted(folder: Path) -> None:
     """The bundled model is whole, and nothing lies beside it but the lock."""
     assert [path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")] == [folder.name]
@@ -133,7 +142,7 @@ def check_converted(folder: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
-    """1. The app starts SmolLM2 by itself; a question typed at once is answered: Paris, streamed. 2. Sleep and wake.
+    """1. The app starts SmolLM2 by itself; a question typed at once is answered: Paris, streamed. 2. Sleep, wake, smoke test.
     3. Stop reaches vLLM. 4. Regenerate. 5. Another model is picked: the first is stopped, the conversation goes on.
     6. SIGKILL of the app while vLLM serves: a guardian ends the whole tree and tidies up. 7. SIGTERM during a start:
     nothing is left either."""
@@ -152,6 +161,7 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
         check_gateway(app)
         check_load_test(app)
         check_sleep(app)
+        check_smoke(app)
 
         page.set_slider("max_tokens", 1500)
         page.set_slider("temperature", 1)  # else this small model says again what it has said

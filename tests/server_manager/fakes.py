@@ -169,6 +169,8 @@ class StubServer:
         self.wake = "good"
         self.completes: int | None = None
         """The status with which text completion is refused."""
+        self.answer_completion: Callable[[dict[str, Any]], tuple[int, object]] | None = None
+        """Status and body for a request for a completion; without it one token comes."""
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -235,6 +237,10 @@ class StubServer:
     async def _complete(self, request: web.Request) -> web.Response:
         if self.completes is not None:
             return web.json_response({"detail": "no"}, status=self.completes)
+        if self.answer_completion is not None:
+            self.requests.append(await request.json())
+            status, body = self.answer_completion(self.requests[-1])
+            return web.json_response(body, status=status)
         nonsense = self.dropped or (self.wake == "garbage" and "/wake_up" in self.routes)
         top = {"!": -0.1} if nonsense else {" Paris": -0.2, " the": -2.0}
         return web.json_response({"choices": [{"text": next(iter(top)), "logprobs": {"top_logprobs": [top]}}]})

@@ -183,6 +183,7 @@ def test_user_may_look_but_not_change(browser: httpx.Client) -> None:
         ("POST", "/api/servers/quick/stop", None),
         ("POST", "/api/servers/quick/sleep", None),
         ("POST", "/api/servers/quick/wake", None),
+        ("POST", "/api/servers/quick/smoke", None),
         ("GET", "/api/servers/quick/logs", None),
         ("GET", "/api/servers/quick/logs/download", None),
         ("GET", "/api/log", None),
