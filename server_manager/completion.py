@@ -11,6 +11,9 @@ import msgspec
 from server_manager.client import ServerClient
 from server_manager.errors import RequestRejected
 
+_NOT_A_NUMBER = "Out of range float values are not JSON compliant"
+"""What vLLM answers where it would have to tell a logprob that is NaN."""
+
 
 class _Token(msgspec.Struct):
     token: str = ""
@@ -81,7 +84,13 @@ async def complete(
     Raises ``RequestRejected``, also where the answer is none, or ``ServerUnreachable`` after so many seconds.
     """
     wanted = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, **fields}
-    return read_completion(await client.ask("POST", "/v1/completions", wanted, seconds=seconds))
+    try:
+        return read_completion(await client.ask("POST", "/v1/completions", wanted, seconds=seconds))
+    except RequestRejected as error:
+        if _NOT_A_NUMBER not in error.message:
+            raise
+        # vLLM takes that for a mistake of the request, with status 400. It is the server that fails.
+        raise RequestRejected(error.message, error.next_step, status=500, type=error.facts.get("type")) from error
 
 
 def read_completion(body: bytes) -> Completion:

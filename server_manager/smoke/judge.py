@@ -14,12 +14,12 @@ from server_manager.smoke.figures import broken_characters, perplexity, repetiti
 from server_manager.smoke.result import Perplexity, PromptResult, SmokeResult
 from server_manager.smoke.words import rounded, said
 
-PROMPT_PERPLEXITY_LIMIT = 2000.0
+PROMPT_PERPLEXITY_LIMIT = 500.0
 """Over the words of all prompts, which every model has read often."""
-ANSWER_PERPLEXITY_LIMIT = 30.0
+ANSWER_PERPLEXITY_LIMIT = 12.0
 """Over the words of all answers, each the likeliest in its place."""
-REPETITION_LIMIT = 0.6
-"""A loop of six tokens, over 16."""
+REPETITION_LIMIT = 0.5
+"""A loop of seven tokens, over 16."""
 ODD_ANSWERS_LIMIT = 2
 """So many odd answers fail: one is what happens to small models that work ("Hello, my name is ________")."""
 

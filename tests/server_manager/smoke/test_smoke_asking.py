@@ -131,6 +131,14 @@ async def test_failing_with_logprobs_alone_is_what_nan_looks_like(client: Server
     assert found.prompts[0].text == "Hello, my name is, indeed"
 
 
+async def test_vllms_own_words_for_nan(client: ServerClient, stub: StubServer) -> None:
+    """It has status 400, as if the request were wrong."""
+    body = {"error": {"message": "Out of range float values are not JSON compliant", "type": "BadRequestError"}}
+    stub.answer_completion = lambda request: (400, body) if "logprobs" in request else answers()(request)
+    found = await tested(client)
+    assert [phrase.code for reason in found.reasons for phrase in reason.phrases] == ["smoke_fails_with_logprobs"]
+
+
 async def test_only_prompt_logprobs_failing_is_no_nan(client: ServerClient, stub: StubServer) -> None:
     stub.answer_completion = refuses(500, "prompt_logprobs", otherwise=answers(prompt_logprobs=None))
     found = await tested(client)
