@@ -118,7 +118,8 @@ def row(name: str, works: bool, url: str, record: Path | None, *, reload: bool =
     if record:
         record.mkdir(parents=True, exist_ok=True)
         slug = "_".join("".join(char if char.isalnum() else " " for char in name).split())
-        (record / f"{slug}.json").write_text(json.dumps(exchanges, indent=1, ensure_ascii=False) + "\n")
+        lines = ",\n".join(json.dumps(exchange) for exchange in exchanges)
+        (record / f"{slug}.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     found = {"name": name, "works": works, **result}
     print(table_line(found), [prompt["text"] for prompt in result["prompts"]], flush=True)
     return found
@@ -142,6 +143,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
         "\n".join([f"## {title}", "", head, line, *(table_line(found) for found in rows if found["works"] == works)])
         for title, works in (("Models that work", True), ("Damaged models", False))
     ]
+    damaged = [found for found in rows if not found["works"]]
+    odd = sum(sum(not prompt["ok"] for prompt in found["prompts"]) >= limits.ODD_ANSWERS_LIMIT for found in damaged)
     missed = [found["name"] for found in rows if not found["works"] and found["verdict"] == "pass"]
     wrong = [found["name"] for found in rows if found["works"] and found["verdict"] == "fail"]
     return f"""# Smoke test: what it measures, and its limits
@@ -160,6 +163,12 @@ it answers with an error, or the same to all four.
 {parts[1]}
 
 Not noticed of the damaged: {", ".join(missed) or "none"}. Failed although they work: {", ".join(wrong) or "none"}.
+By odd answers alone, which is all that can be judged on a server that tells no probabilities, {odd} of the
+{len(damaged)} damaged ones are noticed.
+
+Whether a model works is a judgement by its answers, which stand in `smoke.json`. A loss that leaves the model fluent,
+such as that of its last layer, is not what this test is for: an evaluation of the model finds it. The limits are
+absolute, so a model that has hardly read English may fail by the first.
 """
 
 
