@@ -142,10 +142,10 @@ def check_converted(folder: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
-    """1. The app starts SmolLM2 by itself; a question typed at once is answered: Paris, streamed. 2. Sleep, wake, smoke test.
-    3. Stop reaches vLLM. 4. Regenerate. 5. Another model is picked: the first is stopped, the conversation goes on.
-    6. SIGKILL of the app while vLLM serves: a guardian ends the whole tree and tidies up. 7. SIGTERM during a start:
-    nothing is left either."""
+    """1. The app starts SmolLM2 by itself; a question typed at once is answered: Paris, streamed. 2. Sleep and wake,
+    and the smoke test. 3. Stop reaches vLLM. 4. Regenerate. 5. Another model is picked: the first is stopped, the
+    conversation goes on. 6. SIGKILL of the app while vLLM serves: a guardian ends the whole tree and tidies up.
+    7. SIGTERM during a start: nothing is left either."""
     real_place.set_variables(SMOLLM2, VLLM_SERVER_DEV_MODE="1")  # as it is on a GPU: for the routes of sleep
     app = DeckApp(real_place, start=True).wait_until_up()
     page = DeckPage.open(browser, app.url)

@@ -44,7 +44,10 @@ def verdict(*texts: str, prompt: float | None = PROMPT, answer: float | None = C
         ("four_layers_left_out", {"smoke_prompt_perplexity", "smoke_odd"}),
         ("half_permuted", {"smoke_prompt_perplexity"}),
         ("random_weights", {"smoke_prompt_perplexity", "smoke_answer_perplexity", "smoke_odd"}),
-        ("load_format_dummy", {"smoke_prompt_perplexity"}),
+        (
+            "load_format_dummy",
+            {"smoke_prompt_perplexity", "smoke_answer_perplexity", "smoke_odd", "smoke_same"},
+        ),
         ("all_zero", {"smoke_prompt_perplexity", "smoke_answer_perplexity", "smoke_odd"}),
         ("nan", {"smoke_fails_with_logprobs", "smoke_odd"}),
     ],
