@@ -77,7 +77,7 @@ def _surprises(pooled: Perplexity) -> Iterable[Sentence]:
         ("smoke_answer_perplexity", pooled.answer, ANSWER_PERPLEXITY_LIMIT),
     ):
         if value is not None and value > limit:
-            yield said(code, value=rounded(value), limit=rounded(limit))
+            yield said(code, value=rounded(value), limit=f"{limit:,.0f}")
 
 
 def _oddities(prompts: Sequence[PromptResult]) -> Iterable[Sentence]:

@@ -62,7 +62,7 @@ function resultCard(result, close) {
 
 const onePrompt = (prompt, findings) => html`<dt>${prompt.prompt} …</dt>
   <dd>
-    ${prompt.text == null ? nothing : html`<span class="said">${prompt.text.trim() || t("smoke_nothing_said")}</span>`}
+    ${prompt.text == null ? nothing : html`<span class="said">${prompt.text.trim().replace(/\n\s*\n/g, "\n") || t("smoke_nothing_said")}</span>`}
     ${findings.map((finding) => html`<span class="bad">${finding}</span>`)}
   </dd>`;
 
