@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from fakes import AddModel, Deck
 
-from server_manager.errors import StartError, ServerUnreachable
+from server_manager.errors import ServerUnreachable, StartError
 from server_manager.server_state import ServerState
 from server_manager.smoke.smoke_test import smoke_test
 
