@@ -180,9 +180,9 @@ damaged ones are noticed.
 The verdict is right for {right} of these {len(again)}.
 
 The limits were chosen from the first two tables, and whether a model "works" was decided by reading its answers (they
-are in `smoke.json`); the third was measured once they stood. It is all one model: others have not been tried. A loss
-that leaves a model fluent, such as that of its last layer, goes unnoticed: an evaluation of the model finds it. The
-limits are absolute, so a model that has hardly read English may fail by the first.
+are in `smoke.json`); the third was measured once they stood. It is all one model: others have not been tried. The test
+reaches as far as one spoilt layer of thirty, of which some are noticed and some are not; what is lost beyond that an
+evaluation of the model finds. The limits are absolute, so a model that has hardly read English may fail by the first.
 """
 
 
