@@ -22,7 +22,7 @@ from webui.shell import Shell
 from webui.theme import deck_theme
 
 STATIC = Path(__file__).parent / "static"
-CSS = (STATIC / "deck.css", STATIC / "chat.css", STATIC / "log.css", STATIC / "library.css", STATIC / "smoke.css")
+CSS = tuple(STATIC / f"{name}.css" for name in ("deck", "chat", "log", "library", "smoke", "load_test"))
 
 
 def head() -> str:

@@ -44,6 +44,7 @@ export const get = (path) => call("GET", path);
 export const post = (path, body = {}) => call("POST", path, body);
 export const serverPath = (name, rest = "") => `/api/servers/${encodeURIComponent(name)}${rest}`;
 export const conversationPath = (id, rest = "") => `/api/conversations/${encodeURIComponent(id)}${rest}`;
+export const loadTestPath = (id, rest = "") => `/api/load-tests/${encodeURIComponent(id)}${rest}`;
 export const modelPath = (name, rest = "") => `/api/models/${encodeURIComponent(name)}${rest}`;
 
 // Posts `body` and calls `onFrame` for each line of JSON of the answer, as it comes.

@@ -14,10 +14,10 @@ export const inWords = (error) =>
   error.diagnosis ? [title(error.diagnosis), remedy(error.diagnosis)].filter(Boolean).join(" ") : error.message;
 
 // A server's exit as a part of its card. `tryFix(id, value)` and `showLog()` are what its buttons do; without them there
-// are none.
+// are none. `what` says how it ended, where that is not the exit's own cause.
 export function failureCard(end, { tryFix, showLog } = {}) {
   const found = end.diagnosis;
-  const what = t(`cause_${end.cause}`, { d: duration(end.seconds) });
+  const what = end.what ?? t(`cause_${end.cause}`, { d: duration(end.seconds) });
   if (!found)
     return html`<div class="failure" role="alert">
       <b>${what}</b>
@@ -29,7 +29,7 @@ export function failureCard(end, { tryFix, showLog } = {}) {
     <b class="why">${title(found)}</b>
     ${proof(found, showLog)}
     ${remedy(found) ? html`<p>${remedy(found)}</p>` : nothing}
-    ${tryFix && found.fixes.length ? html`<div class="fixes">${found.fixes.map((fix, i) => oneFix(fix, i === 0, tryFix))}</div>` : nothing}
+    ${tryFix && found.fixes?.length ? html`<div class="fixes">${found.fixes.map((fix, i) => oneFix(fix, i === 0, tryFix))}</div>` : nothing}
   </div>`;
 }
 

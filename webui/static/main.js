@@ -7,6 +7,7 @@ import { form, startForm } from "./form.js";
 import { startGpus } from "./gpus.js";
 import { pick, startHeader } from "./header.js";
 import { t, translateStatic } from "./i18n.js";
+import { startLoadTests } from "./load_test.js";
 import { startPresets } from "./presets.js";
 import { startServers } from "./servers.js";
 import { run, subscribe } from "./state.js";
@@ -45,6 +46,7 @@ whenBuilt(async () => {
   startCompare();
   startServers();
   startGpus();
+  startLoadTests();
   await run();
   startForm();
 });

@@ -1,0 +1,201 @@
+// The form of a new load test; with several models ticked it is the ladder.
+import { chip } from "./header.js";
+import { t } from "./i18n.js";
+import { begin, redraw, view } from "./load_state.js";
+import { ask as smokeTest } from "./load_smoke.js";
+import { isLive, server, state } from "./state.js";
+import { html, nothing } from "./vendor/lit-html.js";
+
+const KEY = "deck-load-form";
+const NUMBERS = ["input_len", "output_len", "num_prompts", "num_warmups", "range_ratio", "temperature", "seed"];
+const LIMITS = ["ttft", "tpot", "e2el"];
+const SEPARATORS = /[\s,，、;；]+/;
+const FIRST = {
+  models: [], preset: "chat", by: "concurrency", concurrency: "1, 8, 32", request_rates: "1, 2, 4", dataset: "random", dataset_path: "",
+  sla_ttft: "200", sla_most: "256", api: "chat", ignore_eos: true, goodput_ttft: "", goodput_tpot: "", goodput_e2el: "",
+  tokenizer: "", extra: "", name: "",
+};
+const form = { ...FIRST, ...JSON.parse(localStorage.getItem(KEY) ?? "{}") };
+const sending = { busy: false, error: "" };
+let filledFor = ""; // the preset whose values stand in the fields
+
+function set(changes) {
+  Object.assign(form, changes);
+  sending.error = "";
+  localStorage.setItem(KEY, JSON.stringify(form));
+  redraw();
+}
+
+// A preset fills the fields; what was typed since stays over a reload.
+function fill(name) {
+  const preset = view.presets?.find((found) => found.name === name);
+  if (!preset) return;
+  const { settings } = preset;
+  const values = Object.fromEntries(NUMBERS.filter((key) => settings[key] != null).map((key) => [key, String(settings[key])]));
+  filledFor = name;
+  set({
+    ...values, preset: name, dataset: settings.dataset, api: settings.api, ignore_eos: settings.ignore_eos,
+    ...(settings.concurrency?.length ? { concurrency: settings.concurrency.join(", ") } : {}),
+  });
+}
+
+function fillFirst() {
+  if (filledFor || !view.presets) return;
+  filledFor = form.preset;
+  if (form.num_prompts == null) fill(form.preset);
+  const known = form.models.filter((name) => server(name));
+  if (known.length !== form.models.length || !known.length) form.models = known.length ? known : [state.model].filter(Boolean);
+}
+
+const parts = (text) => text.split(SEPARATORS).filter(Boolean);
+const number = (text) => (text === "" || text == null ? null : Number(text));
+const concurrencies = () => parts(form.concurrency).map(Number);
+const rates = () => parts(form.request_rates).map((text) => (/^(inf|∞)$/i.test(text) ? "inf" : Number(text)));
+
+function settings() {
+  const numbers = Object.fromEntries(NUMBERS.map((key) => [key, number(form[key])]).filter(([, value]) => value != null));
+  const goodput = Object.fromEntries(LIMITS.map((key) => [key, number(form[`goodput_${key}`])]).filter(([, value]) => value != null));
+  return {
+    ...numbers, goodput,
+    preset: form.preset, dataset: form.dataset, dataset_path: form.dataset === "random" ? "" : form.dataset_path.trim(),
+    concurrency: form.by === "concurrency" ? concurrencies() : [],
+    request_rates: form.by === "rate" ? rates() : [],
+    sla: form.by === "sla" ? { ttft_p99_ms: number(form.sla_ttft), max_concurrency: number(form.sla_most) } : null,
+    api: form.api, ignore_eos: form.ignore_eos, tokenizer: form.tokenizer.trim(), extra: form.extra.trim(),
+  };
+}
+
+// What is wrong with the form, as far as it can be seen here; the app looks at the rest.
+function mistake() {
+  if (!form.models.length) return t("load_pick_model");
+  const levels = { concurrency: concurrencies, rate: rates }[form.by]?.();
+  if (levels && (!levels.length || levels.some((level) => level !== "inf" && !(level > 0)))) return t("load_bad_levels");
+  if (form.dataset !== "random" && !form.dataset_path.trim()) return t("load_no_dataset");
+  return "";
+}
+
+async function submit(event) {
+  event.preventDefault();
+  if (sending.busy) return;
+  sending.error = mistake();
+  if (sending.error) return redraw();
+  sending.busy = true;
+  redraw();
+  try {
+    const name = form.name.trim();
+    await begin({ servers: form.models, settings: settings(), ...(name ? { name } : {}) });
+    form.name = "";
+    // On a phone what has begun is further down.
+    requestAnimationFrame(() => document.getElementById("load-run")?.scrollIntoView({ block: "start", behavior: "smooth" }));
+  } catch (error) {
+    sending.error = error.message;
+  }
+  sending.busy = false;
+  redraw();
+}
+
+// Fields
+
+function field(key, label, { info = "", type = "text", unit = "", ...more } = {}) {
+  return html`<label class="load-field" title=${info || nothing}><span>${label}${unit ? html` <small>${unit}</small>` : nothing}</span>
+    <input type=${type} inputmode=${type === "number" ? "decimal" : nothing} min=${more.min ?? nothing} step=${more.step ?? "any"}
+      placeholder=${more.placeholder ?? nothing} name=${key} .value=${form[key] ?? ""} @input=${({ target }) => set({ [key]: target.value })} /></label>`;
+}
+
+const whole = (key, label, more) => field(key, label, { type: "number", min: 0, step: 1, ...more });
+
+function choice(key, label, values, onPick = (value) => set({ [key]: value })) {
+  return html`<label class="load-field"><span>${label}</span>
+    <select name=${key} @change=${({ target }) => onPick(target.value)}>
+      ${values.map(([value, text]) => html`<option value=${value} .selected=${form[key] === value}>${text}</option>`)}
+    </select></label>`;
+}
+
+function tick(name, checked) {
+  const others = form.models.filter((model) => model !== name);
+  const order = state.snapshot.servers.map((s) => s.name);
+  set({ models: (checked ? [...others, name] : others).sort((a, b) => order.indexOf(a) - order.indexOf(b)) });
+}
+
+function models() {
+  const { servers } = state.snapshot;
+  const live = (s) => isLive(s) || s.attached;
+  const sorted = [...servers.filter(live), ...servers.filter((s) => !live(s))];
+  return html`<fieldset class="load-models"><legend>${t("load_models")} <small>${t("load_models_info")}</small></legend>
+    <div>${sorted.map((s) => html`<label><input type="checkbox" name="model" value=${s.name} .checked=${form.models.includes(s.name)}
+        @change=${({ target }) => tick(s.name, target.checked)} /><span>${s.name}</span>${s.state === "stopped" ? nothing : chip(s)}</label>`)}</div>
+  </fieldset>`;
+}
+
+function levels() {
+  const kinds = ["concurrency", "rate", "sla"];
+  const body = {
+    concurrency: () => field("concurrency", t("load_levels"), { info: t("load_levels_info"), placeholder: "1, 8, 32" }),
+    rate: () => field("request_rates", t("load_rates"), { info: t("load_rates_info"), placeholder: "1, 2, 4, inf" }),
+    sla: () => html`<div class="load-pair">${field("sla_ttft", t("load_sla_limit"), { type: "number", min: 1, unit: "ms" })}
+      ${whole("sla_most", t("load_sla_most"), { min: 1 })}</div><p class="cap">${t("load_sla_info")}</p>`,
+  };
+  return html`<div class="segments load-kinds" role="radiogroup" aria-label=${t("load_levels")}>
+      ${kinds.map((kind) => html`<button type="button" role="radio" aria-checked=${form.by === kind} @click=${() => set({ by: kind })}>${t(`load_by_${kind}`)}</button>`)}
+    </div>
+    ${body[form.by]()}`;
+}
+
+function more() {
+  return html`<details class="load-more">
+    <summary class="cap">${t("load_more")}</summary>
+    <fieldset class="load-limits" title=${t("load_goodput_info")}><legend>${t("load_goodput")} <small>ms</small></legend>
+      <div class="load-three">${LIMITS.map((key) => field(`goodput_${key}`, key.toUpperCase(), { type: "number", min: 0 }))}</div>
+    </fieldset>
+    <div class="load-pair">
+      ${choice("api", t("load_api"), [["chat", t("load_api_chat")], ["completions", t("load_api_completions")]])}
+      ${field("temperature", t("load_temperature"), { type: "number", min: 0 })}
+      ${field("range_ratio", t("load_range"), { type: "number", min: 0, info: t("load_range_info") })}
+      ${whole("seed", t("load_seed"), { info: t("load_seed_info") })}
+    </div>
+    <label class="load-check"><input type="checkbox" name="ignore_eos" .checked=${form.ignore_eos} @change=${({ target }) => set({ ignore_eos: target.checked })} />
+      <span>${t("load_ignore_eos")}</span></label>
+    ${field("tokenizer", t("load_tokenizer"), { info: t("load_tokenizer_info"), placeholder: t("load_tokenizer_own") })}
+    ${field("extra", t("load_extra"), { info: t("load_extra_info"), placeholder: "--burstiness 0.5" })}
+    ${field("name", t("name"), { placeholder: t("load_name_info") })}
+  </details>`;
+}
+
+// A test at a concurrency sends twice that many requests at least, so that it is really reached.
+function requestsNote() {
+  const least = number(form.num_prompts);
+  const raised = form.by === "concurrency" ? concurrencies().filter((level) => 2 * level > least) : [];
+  return raised.length ? html`<p class="cap">${t("load_requests_raised", { list: raised.map((level) => `${2 * level} (${level})`).join(", ") })}</p>` : nothing;
+}
+
+function startNote() {
+  const down = form.models.filter((name) => !["ready", "starting"].includes(server(name)?.state) && !server(name)?.attached);
+  if (form.models.length > 1) return html`<p class="cap">${t("load_ladder_info")}</p>`;
+  return down.length ? html`<p class="cap">${t("load_starts_it", { name: down[0] })}</p>` : nothing;
+}
+
+export function formView() {
+  fillFirst();
+  const n = form.models.length;
+  return html`<form class="deck-card deck-pad load-form" id="load-form" autocomplete="off" @submit=${submit} novalidate>
+    <h3>${t("load_new")}</h3>
+    ${models()}
+    ${choice("preset", t("load_preset"), (view.presets ?? []).map(({ name }) => [name, t(`load_preset_${name}`)]), fill)}
+    <div class="load-pair">
+      ${whole("input_len", t("load_input"), { unit: "token", min: 1 })} ${whole("output_len", t("load_output"), { unit: "token", min: 1 })}
+      ${whole("num_prompts", t("load_requests"), { min: 1, info: t("load_requests_info") })} ${whole("num_warmups", t("load_warmups"), { info: t("load_warmups_info") })}
+    </div>
+    ${levels()} ${requestsNote()}
+    <div class=${form.dataset === "random" ? "" : "load-pair"}>
+      ${choice("dataset", t("load_dataset"), ["random", "sharegpt", "custom"].map((value) => [value, t(`load_dataset_${value}`)]))}
+      ${form.dataset === "random" ? nothing : field("dataset_path", t("load_path"), { info: t("load_path_info"), placeholder: "/data/…" })}
+    </div>
+    ${more()}
+    ${startNote()}
+    ${sending.error ? html`<div class="banner bad" role="alert">${sending.error}</div>` : nothing}
+    <div class="load-send">
+      <button class="btn primary" id="load-start" ?disabled=${sending.busy}>${n > 1 ? t("load_start_ladder", { n }) : t("load_start")}</button>
+      ${n === 1 ? html`<button type="button" class="btn" id="load-smoke" title=${t("load_smoke_info")} @click=${() => smokeTest(form.models[0])}>${t("load_smoke_test")}</button>` : nothing}
+    </div>
+  </form>`;
+}

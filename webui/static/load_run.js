@@ -1,0 +1,179 @@
+// The page of one run: how far it is, its figures, charts, tables and commands.
+import { loadTestPath } from "./api.js";
+import { copyText } from "./copy.js";
+import { failureCard } from "./failure.js";
+import { UNKNOWN, duration, integer } from "./format.js";
+import { t } from "./i18n.js";
+import { chartsView } from "./load_charts.js";
+import { figure, isActive, levelName, levelText, ms, stateChip, whenText } from "./load_format.js";
+import { measured } from "./load_series.js";
+import { repeat, showRun, stop, view } from "./load_state.js";
+import { ladderTable, levelNotes, levelsTable, noteText } from "./load_tables.js";
+import { methodView } from "./load_words.js";
+import { isDark } from "./plots.js";
+import { html, nothing } from "./vendor/lit-html.js";
+
+const COPIED_MS = 1500;
+const FORMATS = ["png", "csv", "json", "md"];
+const KINDS = ["test", "sla", "ladder"];
+
+// Head
+
+const exports = ({ id }) =>
+  FORMATS.map((format) => {
+    const query = format === "png" && isDark() ? "png&dark=true" : format;
+    return html`<a class="btn small" download href=${loadTestPath(id, `/export?format=${query}`)}>${t(`load_export_${format}`)}</a>`;
+  });
+
+function head(run) {
+  const took = run.started_at && run.ended_at ? duration(run.ended_at - run.started_at) : "";
+  const facts = [KINDS.includes(run.kind) && t(`load_kind_${run.kind}`), whenText(run.created_at), took];
+  const any = run.rows.some((row) => measured(row).length);
+  return html`<div class="load-head">
+    <div><h2>${run.name}</h2>${stateChip(run.state)}</div>
+    <p class="cap">${facts.filter(Boolean).join(" · ")}</p>
+    <span class="buttons">
+      ${isActive(run.state)
+        ? html`<button class="btn" id="load-stop" @click=${() => stop(run.id)}>■ ${run.state === "queued" ? t("cancel") : t("stop")}</button>`
+        : html`<button class="btn" @click=${() => repeat(run.id)}>${t("load_repeat")}</button>`}
+      ${any ? html`<span class="load-exports" role="group" aria-label=${t("load_export")}>${exports(run)}</span>` : nothing}
+      <button class="btn load-close" @click=${() => showRun(null)}>${t("close")}</button>
+    </span>
+  </div>`;
+}
+
+// Progress
+
+const DOINGS = ["load_waiting", "load_starting", "load_waking", "load_preparing", "load_measuring"];
+const doing = ({ progress }) => DOINGS.includes(progress?.code) && t(progress.code, progress.facts);
+
+function levelProgress({ progress }) {
+  if (!progress) return "";
+  if (progress.phase === "starting") return t("load_phase_starting");
+  return t(progress.phase === "running" ? "load_phase_running" : "load_phase_warmup", { n: integer(progress.done), all: integer(progress.total) });
+}
+
+const filled = ({ state, progress }) =>
+  state === "running" && progress?.phase === "running" && progress.total ? (100 * progress.done) / progress.total : 0;
+
+function strip(row) {
+  return html`<div class="load-strip" aria-hidden="true">${row.levels.map((level) => html`<i class=${level.state} title=${levelName(level)}
+    style="--filled:${filled(level).toFixed(1)}%"><span>${levelText(level)}</span></i>`)}</div>`;
+}
+
+function rowProgress(row, run) {
+  const level = row.levels.find(({ state }) => state === "running");
+  const text = [doing(row), level && levelName(level), level && levelProgress(level)].filter(Boolean).join(" · ");
+  return html`<div class="load-row" data-model=${row.model}>
+    ${run.rows.length > 1 ? html`<div class="load-row-head"><b>${row.model}</b>${row.state === "running" ? nothing : stateChip(row.state)}</div>` : nothing}
+    ${strip(row)}
+    ${row.state === "running" ? html`<div class="cap" role="status">${text}</div>` : nothing}
+  </div>`;
+}
+
+function progress(run) {
+  if (run.state === "queued")
+    return html`<section class="deck-card deck-pad" role="status">${run.position ? t("load_waits", { n: run.position }) : t("load_waits_next")}</section>`;
+  if (run.state !== "running") return nothing;
+  return html`<section class="deck-card deck-pad load-progress">${run.rows.map((row) => rowProgress(row, run))}</section>`;
+}
+
+// What went wrong
+
+const errorBanner = (error, name) =>
+  html`<div class="banner bad" role="alert">${name ? html`<b>${name}</b>: ` : nothing}${noteText(error)}</div>`;
+
+function failures(run) {
+  const severalRows = run.rows.length > 1;
+  return html`${run.error ? errorBanner(run.error) : nothing}
+    ${run.state === "interrupted" ? html`<div class="banner warn" role="status">${t("load_interrupted")}</div>` : nothing}
+    ${run.rows.map((row) => html`
+      ${row.diagnosis
+        ? html`<section class="deck-card deck-pad" data-failed=${row.model}>${failureCard({ what: t("load_server_failed", { name: row.model }), diagnosis: row.diagnosis })}</section>`
+        : row.error && row.error.message !== run.error?.message ? errorBanner(row.error, severalRows ? row.model : "") : nothing}
+      ${levelNotes(row)}`)}`;
+}
+
+// Headline figures
+
+const fact = (label, value) => html`<span class="fact"><b>${value}</b><span class="cap">${label}</span></span>`;
+
+function headline(run) {
+  const levels = measured(run.rows[0]);
+  if (!levels.length) return nothing;
+  const best = levels.reduce((a, b) => (b.metrics.output_throughput > a.metrics.output_throughput ? b : a));
+  const first = levels[0];
+  const last = levels.at(-1);
+  const done = levels.reduce((sum, { metrics }) => sum + metrics.completed, 0);
+  const failed = run.rows[0].levels.reduce((sum, { metrics }) => sum + (metrics?.failed ?? 0), 0);
+  const where = (level) => levelName(level);
+  return html`<section class="deck-card deck-pad"><div class="facts load-facts">
+    ${run.sla ? slaFact(run) : nothing}
+    ${fact(t("load_best_throughput", { where: where(best) }), `${figure(best.metrics.output_throughput)} tok/s`)}
+    ${fact(t("load_first_ttft", { where: where(first) }), ms(first.metrics.p50_ttft_ms))}
+    ${last === first ? nothing : fact(t("load_last_ttft", { where: where(last) }), ms(last.metrics.p99_ttft_ms))}
+    ${first.metrics.p50_tpot_ms == null ? nothing : fact(t("load_first_tpot", { where: where(first) }), ms(first.metrics.p50_tpot_ms))}
+    ${fact(failed ? t("load_requests_failed", { n: integer(failed) }) : t("load_requests_done"), integer(done))}
+  </div></section>`;
+}
+
+const slaFact = ({ sla }) => fact(t("load_sla_fact", { ms: ms(sla.ttft_p99_ms) }), sla.highest ?? UNKNOWN);
+
+function slaWords({ sla, state }) {
+  if (isActive(state)) return t("load_sla_searching");
+  const values = { ms: ms(sla.ttft_p99_ms), n: sla.highest, high: sla.too_high };
+  if (sla.highest == null) return sla.tried.length ? t("load_sla_none", values) : "";
+  return sla.too_high == null ? t("load_sla_at_least", values) : t("load_sla_found", values);
+}
+
+function slaView(run) {
+  if (!run.sla) return nothing;
+  const tried = [...run.sla.tried].sort((a, b) => a.concurrency - b.concurrency);
+  return html`<section class="deck-card deck-pad load-sla">
+    <p role="status">${slaWords(run)}</p>
+    <div class="load-tried">${tried.map((one) => html`<span class=${one.ok ? "ok" : "over"}><b>${one.concurrency}</b> ${ms(one.p99_ttft_ms)} ${one.ok ? "✓" : "✗"}</span>`)}</div>
+  </section>`;
+}
+
+// Commands
+
+async function copy(line, button) {
+  const done = await copyText(line);
+  button.textContent = t(done ? "copied" : "copy_failed");
+  setTimeout(() => (button.textContent = t("copy")), COPIED_MS);
+}
+
+function commands(run) {
+  const rows = run.rows.filter(({ levels }) => levels.some(({ command }) => command));
+  if (!rows.length) return nothing;
+  const name = (row, level) => (run.rows.length > 1 ? `${row.model} · ${levelName(level)}` : levelName(level));
+  return html`<section class="deck-card deck-pad load-commands">
+    <h3>${t("load_commands")}</h3><p class="cap">${t("load_commands_info")}</p>
+    ${rows.flatMap((row) => row.levels.filter(({ command }) => command).map((level) => html`<details>
+      <summary><span>${name(row, level)}</span><button class="btn small" @click=${(event) => {
+        event.preventDefault();
+        copy(level.command, event.target);
+      }}>${t("copy")}</button></summary><pre class="log">${level.command}</pre></details>`))}
+  </section>`;
+}
+
+function tables(run) {
+  const several = run.rows.length > 1;
+  const shown = run.rows.filter(({ levels }) => levels.some(({ metrics }) => metrics));
+  if (!shown.length) return nothing;
+  return html`<section class="deck-card deck-pad"><h3>${t("load_levels_head")}</h3>
+    ${shown.map((row) => html`${several ? html`<h4>${row.model}</h4>` : nothing}${levelsTable(row)}`)}</section>`;
+}
+
+export function runView() {
+  const { run } = view;
+  if (view.runError) return html`<div class="banner bad" role="alert">${view.runError}</div>`;
+  if (!run) return html`<p class="empty">${t("loading")}</p>`;
+  const isLadder = run.rows.length > 1;
+  return html`<article id="load-run" data-state=${run.state}>
+    ${head(run)} ${progress(run)} ${failures(run)} ${slaView(run)}
+    ${isLadder ? html`<section class="deck-card deck-pad"><h3>${t("load_ladder")}</h3>${ladderTable(run)}</section>` : headline(run)}
+    ${chartsView([run], methodView(run))}
+    ${tables(run)} ${commands(run)}
+  </article>`;
+}
