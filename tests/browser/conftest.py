@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from deck_app import DeckApp, Place
+from kept_load_tests import keep
 from playwright.sync_api import Browser
 
 from browser.chromium import browser
@@ -24,8 +25,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture(scope="package")
 def shared_app(place: Place) -> Iterator[DeckApp]:
-    """One app for all tests of this folder, without a model that starts by itself."""
+    """One app for all tests of this folder, without a model that starts by itself, with some load tests of before."""
     place.add_model("quick", "max-model-len: 4096\n", parrot=1)
+    keep(place.state_dir)
     found = DeckApp(place).wait_until_up()
     yield found
     found.close()

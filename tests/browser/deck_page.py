@@ -253,3 +253,23 @@ class DeckPage:
             }"""
         )
         return list(found)
+
+
+def expect_drawn(plot: Locator) -> None:
+    """The plot's lines are there: pixels of a full colour, which neither axes nor background have."""
+    canvas = plot.locator("canvas")
+    expect(canvas).to_be_visible()
+    handle = canvas.element_handle()
+    assert handle is not None
+    plot.page.wait_for_function(
+        """(canvas) => {
+          const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+          let coloured = 0;
+          for (let i = 0; i < data.length; i += 4) {
+            const colours = data.slice(i, i + 3);
+            if (data[i + 3] > 200 && Math.max(...colours) - Math.min(...colours) > 60) coloured++;
+          }
+          return coloured > 50;
+        }""",
+        arg=handle,
+    )

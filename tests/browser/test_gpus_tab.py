@@ -14,7 +14,7 @@ from deck_app import DeckApp, Place, eventually
 from playwright.sync_api import Locator, expect
 
 from browser.conftest import OpenPage
-from browser.deck_page import DeckPage
+from browser.deck_page import DeckPage, expect_drawn
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -99,26 +99,6 @@ def gpus(gpu_app: DeckApp, open_page: OpenPage) -> DeckPage:
     page = open_page(gpu_app, model="alpha")
     page.open_tab("gpus")
     return page
-
-
-def expect_drawn(plot: Locator) -> None:
-    """The plot's lines are there: pixels of a full colour, which neither axes nor background have."""
-    canvas = plot.locator("canvas")
-    expect(canvas).to_be_visible()
-    handle = canvas.element_handle()
-    assert handle is not None
-    plot.page.wait_for_function(
-        """(canvas) => {
-          const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-          let coloured = 0;
-          for (let i = 0; i < data.length; i += 4) {
-            const colours = data.slice(i, i + 3);
-            if (data[i + 3] > 200 && Math.max(...colours) - Math.min(...colours) > 60) coloured++;
-          }
-          return coloured > 50;
-        }""",
-        arg=handle,
-    )
 
 
 def expect_share(part: Locator, fraction: float) -> None:

@@ -28,9 +28,8 @@ function set(changes) {
 
 // A preset fills the fields; what was typed since stays over a reload.
 function fill(name) {
-  const preset = view.presets?.find((found) => found.name === name);
-  if (!preset) return;
-  const { settings } = preset;
+  const settings = view.presets?.[name];
+  if (!settings) return;
   const values = Object.fromEntries(NUMBERS.filter((key) => settings[key] != null).map((key) => [key, String(settings[key])]));
   filledFor = name;
   set({
@@ -55,6 +54,7 @@ const rates = () => parts(form.request_rates).map((text) => (/^(inf|∞)$/i.test
 function settings() {
   const numbers = Object.fromEntries(NUMBERS.map((key) => [key, number(form[key])]).filter(([, value]) => value != null));
   const goodput = Object.fromEntries(LIMITS.map((key) => [key, number(form[`goodput_${key}`])]).filter(([, value]) => value != null));
+  if (form.dataset !== "random") numbers.output_len ??= null; // as long as the answers in the file
   return {
     ...numbers, goodput,
     preset: form.preset, dataset: form.dataset, dataset_path: form.dataset === "random" ? "" : form.dataset_path.trim(),
@@ -180,7 +180,7 @@ export function formView() {
   return html`<form class="deck-card deck-pad load-form" id="load-form" autocomplete="off" @submit=${submit} novalidate>
     <h3>${t("load_new")}</h3>
     ${models()}
-    ${choice("preset", t("load_preset"), (view.presets ?? []).map(({ name }) => [name, t(`load_preset_${name}`)]), fill)}
+    ${choice("preset", t("load_preset"), Object.keys(view.presets ?? {}).map((name) => [name, t(`load_preset_${name}`)]), fill)}
     <div class="load-pair">
       ${whole("input_len", t("load_input"), { unit: "token", min: 1 })} ${whole("output_len", t("load_output"), { unit: "token", min: 1 })}
       ${whole("num_prompts", t("load_requests"), { min: 1, info: t("load_requests_info") })} ${whole("num_warmups", t("load_warmups"), { info: t("load_warmups_info") })}

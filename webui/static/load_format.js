@@ -37,7 +37,14 @@ export function levelName({ concurrency, request_rate: rate }) {
 export const whenText = (seconds) =>
   seconds == null
     ? UNKNOWN
-    : new Date(seconds * 1000).toLocaleString(locale, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hour12: false });
+    : new Date(seconds * 1000).toLocaleString(locale, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+
+// Notes and failures come in English, with a code and facts of which the page's own words are made, where it has some.
+export function noteText({ code, text, message, next_step: step, facts = {} }) {
+  const which = code === "load_test" ? facts.why : code;
+  const words = t(`load_note_${which}`, facts);
+  return words.startsWith("load_note_") ? (text ?? [message, step].filter(Boolean).join(" ")) : words;
+}
 
 // "+12.3 %"; of latencies less is better, of throughput more.
 export function percent(value) {

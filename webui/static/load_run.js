@@ -2,15 +2,16 @@
 import { loadTestPath } from "./api.js";
 import { copyText } from "./copy.js";
 import { failureCard } from "./failure.js";
-import { UNKNOWN, duration, integer } from "./format.js";
+import { UNKNOWN, duration, integer, phaseText } from "./format.js";
 import { t } from "./i18n.js";
 import { chartsView } from "./load_charts.js";
-import { figure, isActive, levelName, levelText, ms, stateChip, whenText } from "./load_format.js";
+import { figure, isActive, levelName, levelText, ms, noteText, stateChip, whenText } from "./load_format.js";
 import { measured } from "./load_series.js";
 import { repeat, showRun, stop, view } from "./load_state.js";
-import { ladderTable, levelNotes, levelsTable, noteText } from "./load_tables.js";
+import { ladderTable, levelNotes, levelsTable } from "./load_tables.js";
 import { methodView } from "./load_words.js";
 import { isDark } from "./plots.js";
+import { showServer } from "./servers.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
 const COPIED_MS = 1500;
@@ -44,8 +45,14 @@ function head(run) {
 
 // Progress
 
-const DOINGS = ["load_waiting", "load_starting", "load_waking", "load_preparing", "load_measuring"];
-const doing = ({ progress }) => DOINGS.includes(progress?.code) && t(progress.code, progress.facts);
+// What is done with a model: "waits for smol", "starting the server: loading weights 2/4", "measuring".
+function doing({ progress }) {
+  const { code, facts = {} } = progress ?? {};
+  if (code === "load_waiting" && facts.behind?.length) return t("load_waiting_for", { names: facts.behind.join(t("list_comma")) });
+  const words = { load_waiting: t("load_waiting"), load_waking: t("load_waking"), load_preparing: t("load_preparing"), load_measuring: "" };
+  if (code === "load_starting") return [t("load_starting"), facts.phase && phaseText(facts)].filter(Boolean).join(": ");
+  return words[code] ?? "";
+}
 
 function levelProgress({ progress }) {
   if (!progress) return "";
@@ -83,14 +90,18 @@ function progress(run) {
 const errorBanner = (error, name) =>
   html`<div class="banner bad" role="alert">${name ? html`<b>${name}</b>: ` : nothing}${noteText(error)}</div>`;
 
+// Not said by the run or by one of the levels too.
+const isNews = ({ error, levels }, run) => error && ![run, ...levels].some((other) => other.error?.message === error.message);
+
 function failures(run) {
   const severalRows = run.rows.length > 1;
   return html`${run.error ? errorBanner(run.error) : nothing}
     ${run.state === "interrupted" ? html`<div class="banner warn" role="status">${t("load_interrupted")}</div>` : nothing}
     ${run.rows.map((row) => html`
       ${row.diagnosis
-        ? html`<section class="deck-card deck-pad" data-failed=${row.model}>${failureCard({ what: t("load_server_failed", { name: row.model }), diagnosis: row.diagnosis })}</section>`
-        : row.error && row.error.message !== run.error?.message ? errorBanner(row.error, severalRows ? row.model : "") : nothing}
+        ? html`<section class="deck-card deck-pad" data-failed=${row.model}>${failureCard({ what: t("load_server_failed", { name: row.model }), diagnosis: row.diagnosis })}
+            <button class="link cap" @click=${() => showServer(row.model)}>${t("open_servers")}</button></section>`
+        : isNews(row, run) ? errorBanner(row.error, severalRows ? row.model : "") : nothing}
       ${levelNotes(row)}`)}`;
 }
 

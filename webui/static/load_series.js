@@ -2,7 +2,7 @@
 import { memory } from "./format.js";
 import { t } from "./i18n.js";
 import { STATISTICS, countTick, figure, levelText, ms, msTick } from "./load_format.js";
-import { colour, limitColour } from "./plots.js";
+import { colour, limitColour, rampColour } from "./plots.js";
 
 const GiB = 2 ** 30;
 const WIDE = 12; // the highest value over the lowest from which a scale of powers is easier to read
@@ -19,7 +19,9 @@ export function linesOf(runs) {
   });
 }
 
-export const measured = (row) => row.levels.filter(({ metrics }) => metrics?.completed);
+// In the order of their load; a search measures them in another one.
+export const inOrder = (levels) => [...levels].sort((a, b) => (a.concurrency ?? a.request_rate ?? Infinity) - (b.concurrency ?? b.request_rate ?? Infinity));
+export const measured = (row) => inOrder(row.levels.filter(({ metrics }) => metrics?.completed));
 const byRate = (level) => level.concurrency == null;
 
 // The levels' places on the x axis. All requests at once: one doubling to the right of the highest rate.
@@ -90,16 +92,12 @@ const hasValues = ({ values }) => values.some((value) => value != null);
 
 // Levels with a histogram as { label, colour, histogram }: those of one line, or of all lines at one level.
 export function histogramsOf(lines, { line, label }) {
-  const chosen = label == null ? lines.slice(line, line + 1) : lines;
-  return chosen.flatMap((each, i) =>
-    each.row.levels
-      .filter((level) => level.ttft_histogram && (label == null || level.label === label))
-      .map((level, place) => ({
-        label: label == null ? levelText(level) : each.label,
-        colour: label == null ? colour(place) : chosen[i].colour,
-        histogram: level.ttft_histogram,
-      })),
-  );
+  const has = (level) => level.ttft_histogram && (label == null || level.label === label);
+  if (label == null) {
+    const levels = inOrder(lines[line].row.levels.filter(has));
+    return levels.map((level, i) => ({ label: levelText(level), colour: rampColour(i, levels.length), histogram: level.ttft_histogram }));
+  }
+  return lines.flatMap(({ row, label: name, colour: own }) => row.levels.filter(has).map((level) => ({ label: name, colour: own, histogram: level.ttft_histogram })));
 }
 
 // How TTFT is distributed: the share of the requests in each bin, or of those whose first token had come by then.
@@ -174,8 +172,10 @@ const inWholeSeconds = (line) => ({ ...line, samples: { ...line.samples, t: line
 
 function trackPlot(track, shown, times, marks, height) {
   const several = shown.length > 1;
+  const onGpu = shown.some(({ samples }) => samples.gpu_memory_bytes?.some((bytes) => bytes != null));
+  const keys = track.of.filter((key) => key !== "rss_bytes" || !onGpu);
   const series = shown.flatMap((line) =>
-    track.of.map((key, i) => {
+    keys.map((key, i) => {
       const own = t(`load_sample_${key}`);
       const scale = SCALES[key] ?? 1;
       const found = new Map(line.samples.t.map((time, n) => [time, line.samples[key]?.[n]]));
@@ -183,7 +183,7 @@ function trackPlot(track, shown, times, marks, height) {
         label: several ? `${line.label} · ${own}` : own,
         colour: several ? line.colour : colour(i === 0 ? 0 : 1),
         dashed: several && i > 0,
-        fill: !several && track.of.length === 1 ? `${colour(0)}22` : undefined,
+        fill: !several && keys.length === 1 ? `${colour(0)}22` : undefined,
         width: 1.5,
         values: times.map((time) => (found.get(time) == null ? null : found.get(time) * scale)),
       };

@@ -37,7 +37,7 @@ export function smokeView() {
   if (!test.model) return nothing;
   const { found } = test;
   return html`<section class="deck-card deck-pad load-smoke" id="load-smoke-test" role="status">
-    <div class="load-chart-head"><h3>${t("load_smoke_test")}: ${test.model}
+    <div class="load-chart-head"><h3>${t("load_smoke_test")} · ${test.model}
         ${found ? html`<span class="chip chip-${found.verdict === "pass" ? "ready" : "failed"}">${t(`load_smoke_${found.verdict}`)}</span>` : nothing}</h3>
       <span>${test.busy ? nothing : html`<button class="icon" title=${t("close")} aria-label=${t("close")} @click=${close}>${icon("remove")}</button>`}</span></div>
     ${test.busy ? html`<p class="cap">${t("load_smoke_asking")}</p>` : nothing}

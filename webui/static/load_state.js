@@ -63,7 +63,7 @@ async function loadRun() {
     if (!isOn(run)) listed = 0; // its line in the list says so too
   } catch (error) {
     if (id !== view.shown) return; // another one was picked meanwhile
-    if (error.status === 404) return showRun(null);
+    if (error.code === "unknown_load_test") return showRun(null);
     view.runError = error.message;
   }
 }

@@ -1,13 +1,11 @@
 // The figures of a load test as tables: each level with its latencies, and the models of a ladder beside each other.
 import { integer, memory } from "./format.js";
 import { t } from "./i18n.js";
-import { LATENCIES, STATISTICS, figure, levelName, levelText, ms, stateChip } from "./load_format.js";
+import { LATENCIES, STATISTICS, figure, levelName, levelText, ms, noteText, stateChip } from "./load_format.js";
+import { inOrder } from "./load_series.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
 const plain = (value) => (value == null ? "" : figure(value)); // the unit stands in the head
-
-// Notes and failures come in English, with a code and facts from which the page's own words are made where it has some.
-export const noteText = (note) => note.text ?? [note.message, note.next_step].filter(Boolean).join(" ");
 
 function failures({ completed, failed }) {
   return failed ? html`<b class="bad">${integer(failed)}</b> / ${integer(completed + failed)}` : html`0 / ${integer(completed)}`;
@@ -37,18 +35,17 @@ export function levelsTable(row) {
         ${LATENCIES.map((latency) => html`<th colspan=${STATISTICS.length} class="first group" title=${t(`load_means_${latency}`)}>${latency.toUpperCase()} <small>ms</small></th>`)}</tr>
       <tr>${LATENCIES.map(() => STATISTICS.map((which, i) => html`<th class=${i ? "" : "first"}>${t(`load_stat_${which}`)}</th>`))}</tr>
     </thead>
-    <tbody>${row.levels.map((level) => levelRow(level, hasGoodput))}</tbody>
+    <tbody>${inOrder(row.levels).map((level) => levelRow(level, hasGoodput))}</tbody>
   </table></div>`;
 }
 
 // What went wrong at a level, or is to be known of it.
 export function levelNotes(row) {
   const notes = row.levels.flatMap((level) => [
-    ...(level.error ? [{ level, bad: true, text: noteText(level.error) }] : []),
+    ...(level.error && level.error.code !== "not_run" ? [{ level, bad: true, text: noteText(level.error) }] : []),
     ...(level.warnings ?? []).map((note) => ({ level, bad: false, text: noteText(note) })),
   ]);
-  if (!notes.length) return nothing;
-  return notes.map(({ level, bad, text }) => html`<div class="banner ${bad ? "bad" : "warn"}" role=${bad ? "alert" : "status"}><b>${levelName(level)}</b>: ${text}</div>`);
+  return notes.map(({ level, bad, text }) => html`<div class="banner ${bad ? "bad" : "warn"}" role=${bad ? "alert" : "status"}><b>${levelName(level)}</b> · ${text}</div>`);
 }
 
 const tookText = ({ was, load_s: seconds }) =>

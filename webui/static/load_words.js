@@ -22,7 +22,7 @@ function method(run) {
   const goodput = isSet(s.goodput).map(([key, limit]) => `${key.toUpperCase()} ${figure(limit)} ms`).join(", ");
   return [
     t("load_method_generator", { version: version ?? "?" }),
-    prompts(run), load(run),
+    prompts(run), load(run), t("load_method_requests", { n: s.num_prompts }),
     s.num_warmups ? t("load_method_warmups", { n: s.num_warmups }) : "",
     run.kind === "ladder" ? t("load_method_ladder") : "",
     goodput ? t("load_method_goodput", { limits: goodput }) : "",

@@ -15,6 +15,17 @@ const plots = new Map(); // element id -> { chart, look, content, spec }
 
 export const isDark = () => document.body.classList.contains("dark");
 export const colour = (place) => (isDark() ? DARK_COLOURS : COLOURS)[place % COLOURS.length];
+
+// `n` colours in an order, for what has one (levels): from violet to amber.
+const RAMP = ["#4338ca", "#9333b5", "#d0417e", "#e8794a", "#dba21f"];
+const DARK_RAMP = ["#8b93ff", "#c084fc", "#f472b6", "#fb9a6a", "#fcd34d"];
+export function rampColour(place, n) {
+  const ramp = isDark() ? DARK_RAMP : RAMP;
+  const at = n < 2 ? 0 : (place / (n - 1)) * (ramp.length - 1);
+  const [low, high] = [ramp[Math.floor(at)], ramp[Math.ceil(at)]].map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+  return `#${low.map((part, i) => Math.round(part + (high[i] - part) * (at % 1)).toString(16).padStart(2, "0")).join("")}`;
+}
+
 export const limitColour = () => (isDark() ? "#f97066" : "#d92d20");
 const ink = () => (isDark() ? "#94a3b8" : "#667085");
 const line = () => (isDark() ? "#2a3246" : "#e8eaef");
