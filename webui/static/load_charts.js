@@ -4,6 +4,7 @@ import { LATENCIES, STATISTICS, isActive, levelName } from "./load_format.js";
 import { THROUGHPUTS, distributionPlot, histogramsOf, latencyPlot, linesOf, measured, throughputPlot, timelinePlots } from "./load_series.js";
 import { redraw } from "./load_state.js";
 import { drawPlot, plotLegend } from "./plots.js";
+import { segments } from "./segments.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
 const HEIGHT = 260;
@@ -80,9 +81,7 @@ function partSelect(found) {
 function distribution(lines) {
   const found = parts(lines, (level) => level.ttft_histogram);
   if (!found.length) return nothing;
-  const kinds = html`<span class="segments" role="radiogroup" aria-label=${t("load_distribution")}>${[true, false].map(
-    (cumulative) => html`<button type="button" role="radio" aria-checked=${chosen.cumulative === cumulative} @click=${() => set({ cumulative })}>${cumulative ? t("load_cumulative") : t("load_histogram")}</button>`,
-  )}</span>`;
+  const kinds = segments(t("load_distribution"), [[true, t("load_cumulative")], [false, t("load_histogram")]], chosen.cumulative, (cumulative) => set({ cumulative }));
   const plot = distributionPlot(histogramsOf(lines, partOf(found).of), chosen.cumulative, HEIGHT);
   return chart("load-plot-distribution", t("load_distribution"), [partSelect(found), kinds], plot);
 }

@@ -3,6 +3,7 @@ import { chip } from "./header.js";
 import { t } from "./i18n.js";
 import { begin, redraw, view } from "./load_state.js";
 import { ask as smokeTest } from "./load_smoke.js";
+import { segments } from "./segments.js";
 import { isLive, server, state } from "./state.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
@@ -24,6 +25,24 @@ function set(changes) {
   sending.error = "";
   localStorage.setItem(KEY, JSON.stringify(form));
   redraw();
+}
+
+// The settings of a run, to be changed and tried again.
+export function fillFrom(run) {
+  const { settings: own } = run;
+  const text = (value) => (value == null ? "" : String(value));
+  filledFor = own.preset;
+  set({
+    ...Object.fromEntries([...NUMBERS, "dataset_path", "tokenizer", "extra"].map((key) => [key, text(own[key])])),
+    ...Object.fromEntries(LIMITS.map((key) => [`goodput_${key}`, text(own.goodput?.[key])])),
+    models: run.rows.map(({ model }) => model).filter((name) => server(name)),
+    preset: own.preset, dataset: own.dataset, api: own.api, ignore_eos: own.ignore_eos, name: "",
+    by: own.sla ? "sla" : own.request_rates.length ? "rate" : "concurrency",
+    ...(own.concurrency.length ? { concurrency: own.concurrency.join(", ") } : {}),
+    ...(own.request_rates.length ? { request_rates: own.request_rates.join(", ") } : {}),
+    ...(own.sla ? { sla_ttft: text(own.sla.ttft_p99_ms), sla_most: text(own.sla.max_concurrency) } : {}),
+  });
+  document.getElementById("load-form")?.scrollIntoView({ block: "start", behavior: "smooth" });
 }
 
 // A preset fills the fields; what was typed since stays over a reload.
@@ -128,16 +147,14 @@ function models() {
 }
 
 function levels() {
-  const kinds = ["concurrency", "rate", "sla"];
   const body = {
     concurrency: () => field("concurrency", t("load_levels"), { info: t("load_levels_info"), placeholder: "1, 8, 32" }),
     rate: () => field("request_rates", t("load_rates"), { info: t("load_rates_info"), placeholder: "1, 2, 4, inf" }),
     sla: () => html`<div class="load-pair">${field("sla_ttft", t("load_sla_limit"), { type: "number", min: 1, unit: "ms" })}
       ${whole("sla_most", t("load_sla_most"), { min: 1 })}</div><p class="cap">${t("load_sla_info")}</p>`,
   };
-  return html`<div class="segments load-kinds" role="radiogroup" aria-label=${t("load_levels")}>
-      ${kinds.map((kind) => html`<button type="button" role="radio" aria-checked=${form.by === kind} @click=${() => set({ by: kind })}>${t(`load_by_${kind}`)}</button>`)}
-    </div>
+  const options = ["concurrency", "rate", "sla"].map((kind) => [kind, t(`load_by_${kind}`)]);
+  return html`${segments(t("load_levels"), options, form.by, (by) => set({ by }), "load-kinds")}
     ${body[form.by]()}`;
 }
 
@@ -150,7 +167,7 @@ function more() {
     <div class="load-pair">
       ${choice("api", t("load_api"), [["chat", t("load_api_chat")], ["completions", t("load_api_completions")]])}
       ${field("temperature", t("load_temperature"), { type: "number", min: 0 })}
-      ${field("range_ratio", t("load_range"), { type: "number", min: 0, info: t("load_range_info") })}
+      ${form.dataset === "random" ? field("range_ratio", t("load_range"), { type: "number", min: 0, info: t("load_range_info") }) : nothing}
       ${whole("seed", t("load_seed"), { info: t("load_seed_info") })}
     </div>
     <label class="load-check"><input type="checkbox" name="ignore_eos" .checked=${form.ignore_eos} @change=${({ target }) => set({ ignore_eos: target.checked })} />
@@ -177,18 +194,20 @@ function startNote() {
 export function formView() {
   fillFirst();
   const n = form.models.length;
+  const random = form.dataset === "random";
   return html`<form class="deck-card deck-pad load-form" id="load-form" autocomplete="off" @submit=${submit} novalidate>
     <h3>${t("load_new")}</h3>
     ${models()}
     ${choice("preset", t("load_preset"), Object.keys(view.presets ?? {}).map((name) => [name, t(`load_preset_${name}`)]), fill)}
     <div class="load-pair">
-      ${whole("input_len", t("load_input"), { unit: "token", min: 1 })} ${whole("output_len", t("load_output"), { unit: "token", min: 1 })}
+      ${random ? whole("input_len", t("load_input"), { unit: "token", min: 1 }) : nothing}
+      ${whole("output_len", t("load_output"), { unit: "token", min: 1, placeholder: random ? "" : t("load_as_in_file") })}
       ${whole("num_prompts", t("load_requests"), { min: 1, info: t("load_requests_info") })} ${whole("num_warmups", t("load_warmups"), { info: t("load_warmups_info") })}
     </div>
     ${levels()} ${requestsNote()}
-    <div class=${form.dataset === "random" ? "" : "load-pair"}>
+    <div class=${random ? "" : "load-pair"}>
       ${choice("dataset", t("load_dataset"), ["random", "sharegpt", "custom"].map((value) => [value, t(`load_dataset_${value}`)]))}
-      ${form.dataset === "random" ? nothing : field("dataset_path", t("load_path"), { info: t("load_path_info"), placeholder: "/data/…" })}
+      ${random ? nothing : field("dataset_path", t("load_path"), { info: t("load_path_info"), placeholder: "/data/…" })}
     </div>
     ${more()}
     ${startNote()}

@@ -5,6 +5,7 @@ import { failureCard } from "./failure.js";
 import { UNKNOWN, duration, integer, phaseText } from "./format.js";
 import { t } from "./i18n.js";
 import { chartsView } from "./load_charts.js";
+import { fillFrom } from "./load_form.js";
 import { figure, isActive, levelName, levelText, ms, noteText, stateChip, whenText } from "./load_format.js";
 import { measured } from "./load_series.js";
 import { repeat, showRun, stop, view } from "./load_state.js";
@@ -28,15 +29,18 @@ const exports = ({ id }) =>
 
 function head(run) {
   const took = run.started_at && run.ended_at ? duration(run.ended_at - run.started_at) : "";
-  const facts = [KINDS.includes(run.kind) && t(`load_kind_${run.kind}`), whenText(run.created_at), took];
+  const { dataset, input_len: input, output_len: output } = run.settings;
+  const lengths = dataset === "random" ? t("load_lengths", { input: integer(input), output: integer(output) }) : t(`load_dataset_${dataset}`);
+  const facts = [KINDS.includes(run.kind) && t(`load_kind_${run.kind}`), lengths, whenText(run.created_at), took];
   const any = run.rows.some((row) => measured(row).length);
   return html`<div class="load-head">
     <div><h2>${run.name}</h2>${stateChip(run.state)}</div>
     <p class="cap">${facts.filter(Boolean).join(" · ")}</p>
     <span class="buttons">
       ${isActive(run.state)
-        ? html`<button class="btn" id="load-stop" @click=${() => stop(run.id)}>■ ${run.state === "queued" ? t("cancel") : t("stop")}</button>`
-        : html`<button class="btn" @click=${() => repeat(run.id)}>${t("load_repeat")}</button>`}
+        ? html`<button class="btn" id="load-stop" ?disabled=${view.stopping === run.id} @click=${() => stop(run.id)}>${view.stopping === run.id ? t("state_stopping") : `■ ${run.state === "queued" ? t("cancel") : t("stop")}`}</button>`
+        : html`<button class="btn" @click=${() => repeat(run.id)}>${t("load_repeat")}</button>
+            <button class="btn" title=${t("load_change_info")} @click=${() => fillFrom(run)}>${t("load_change")}</button>`}
       ${any ? html`<span class="load-exports" role="group" aria-label=${t("load_export")}>${exports(run)}</span>` : nothing}
       <button class="btn load-close" @click=${() => showRun(null)}>${t("close")}</button>
     </span>

@@ -6,6 +6,7 @@ import { figure, isActive, ms, stateChip, whenText } from "./load_format.js";
 import { MOST_COMPARED, compare, loadList, guarded, redraw, remove, rename, repeat, showRun, view } from "./load_state.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
+const narrow = matchMedia("(max-width: 900px)"); // as in load_test.css
 let renaming = null; // the run whose name is being typed
 
 // How far a run is, or its best figures: "2 of 3 levels", "1,234 tok/s · TTFT p99 18.4 ms".
@@ -49,6 +50,12 @@ function tick(id, checked) {
   redraw();
 }
 
+function open(id) {
+  showRun(id);
+  // Where it stands below the list.
+  if (narrow.matches) document.querySelector(".load-main")?.scrollIntoView({ block: "start", behavior: "smooth" });
+}
+
 function row(run) {
   const tool = (name, label, act, kind = "") =>
     html`<button class="icon ${kind}" title=${label} aria-label="${label}: ${run.name}" @click=${act}>${icon(name)}</button>`;
@@ -60,7 +67,7 @@ function row(run) {
       ?disabled=${isActive(run.state) || full} @change=${({ target }) => tick(run.id, target.checked)} />
     ${renaming === run.id
       ? nameField(run)
-      : html`<button class="open" aria-current=${isShown ? "true" : nothing} title=${run.name} @click=${() => showRun(run.id)}>
+      : html`<button class="open" aria-current=${isShown ? "true" : nothing} title=${run.name} @click=${() => open(run.id)}>
           <span class="name">${run.name}</span>
           <span class="cap">${[run.name.includes(models) ? "" : models, whenText(run.created_at)].filter(Boolean).join(" · ")}</span>
           <span class="cap figures">${headline(run)}</span>

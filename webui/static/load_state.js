@@ -11,7 +11,7 @@ export const view = {
   runs: null, running: null, listError: "",
   shown: recallHere("deck-load-test") || null, run: null, runError: "",
   ticked: new Set(), compared: null,
-  presets: null, note: null,
+  presets: null, note: null, stopping: null,
 };
 let drawAll = () => {};
 let listed = 0;
@@ -94,9 +94,16 @@ async function shownAnew(run) {
 export const begin = async (body) => shownAnew(await post("/api/load-tests", body));
 export const repeat = (id) => guarded(async () => shownAnew(await post(loadTestPath(id, "/repeat"))));
 
+// Answers when nothing of the generator is left.
 export const stop = (id) =>
   guarded(async () => {
-    await post(loadTestPath(id, "/stop"));
+    view.stopping = id;
+    redraw();
+    try {
+      await post(loadTestPath(id, "/stop"));
+    } finally {
+      view.stopping = null;
+    }
     await Promise.all([loadList(), view.shown === id ? loadRun() : null]);
   });
 

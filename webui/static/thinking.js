@@ -2,6 +2,7 @@
 // it says nothing until somebody has chosen: the model's own template then decides.
 import { abilitiesOf } from "./abilities.js";
 import { t } from "./i18n.js";
+import { moveChoice } from "./segments.js";
 import { state } from "./state.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
@@ -41,14 +42,4 @@ export function drawThinking(changed) {
       : nothing,
     place,
   );
-}
-
-function moveChoice(event) {
-  const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
-  if (!step) return;
-  event.preventDefault();
-  const all = [...event.currentTarget.children];
-  const next = all[(all.indexOf(event.target) + step + all.length) % all.length];
-  next.click();
-  next.focus();
 }
