@@ -2,8 +2,8 @@
 import { chip } from "./header.js";
 import { t } from "./i18n.js";
 import { begin, redraw, view } from "./load_state.js";
-import { ask as smokeTest } from "./load_smoke.js";
 import { segments } from "./segments.js";
+import { smokeButton } from "./smoke.js";
 import { isLive, server, state } from "./state.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
@@ -191,6 +191,9 @@ function startNote() {
   return down.length ? html`<p class="cap">${t("load_starts_it", { name: down[0] })}</p>` : nothing;
 }
 
+// Each can be asked whether it talks sense, before it is measured.
+export const chosenServers = () => (form.models.length > 1 ? [] : form.models.map(server).filter(Boolean));
+
 export function formView() {
   fillFirst();
   const n = form.models.length;
@@ -214,7 +217,7 @@ export function formView() {
     ${sending.error ? html`<div class="banner bad" role="alert">${sending.error}</div>` : nothing}
     <div class="load-send">
       <button class="btn primary" id="load-start" ?disabled=${sending.busy}>${n > 1 ? t("load_start_ladder", { n }) : t("load_start")}</button>
-      ${n === 1 ? html`<button type="button" class="btn" id="load-smoke" title=${t("load_smoke_info")} @click=${() => smokeTest(form.models[0])}>${t("load_smoke_test")}</button>` : nothing}
+      ${chosenServers().map((s) => smokeButton(s, redraw))}
     </div>
   </form>`;
 }

@@ -69,10 +69,9 @@ export function latencyPlot(lines, { latency, statistic, limit }, height) {
       }))
     : lines.map((line) => ({ label: line.label, colour: line.colour, values: points(line.row, statistic), points: true }));
   const drawn = series.filter(hasValues);
-  const log = isWide(drawn) ? 10 : undefined;
   if (limit && drawn.length)
     drawn.push({ label: t("load_limit", { ms: ms(limit) }), colour: limitColour(), dashed: true, values: ticks.map(() => limit), width: 1.5, silent: true });
-  return againstLevels(lines, drawn, { height, axis: { text: msTick, told: ms, log } });
+  return againstLevels(lines, drawn, { height, axis: { text: msTick, told: ms, log: isWide(drawn) ? 10 : undefined } });
 }
 
 export function throughputPlot(lines, { throughput }, height) {

@@ -2,11 +2,11 @@
 import { t } from "./i18n.js";
 import { drawCharts, noCharts } from "./load_charts.js";
 import { compareView } from "./load_compare.js";
-import { formView } from "./load_form.js";
+import { chosenServers, formView } from "./load_form.js";
 import { runView } from "./load_run.js";
 import { runsView } from "./load_runs.js";
-import { smokeView } from "./load_smoke.js";
 import { isOperator, lookAgain, startState, view } from "./load_state.js";
+import { smokeResult } from "./smoke.js";
 import { state, subscribe } from "./state.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
@@ -16,6 +16,11 @@ const place = () => {
 };
 
 const welcome = () => html`<section class="deck-card deck-pad load-welcome"><h2>${t("load_welcome")}</h2><p>${t("load_welcome_how")}</p><p>${t("load_welcome_ladder")}</p></section>`;
+
+function smoke(s) {
+  const found = smokeResult(s, draw);
+  return found === nothing ? nothing : html`<section class="deck-card deck-pad load-smoke"><h3>${s.name}</h3>${found}</section>`;
+}
 
 function page() {
   noCharts();
@@ -30,7 +35,7 @@ function draw() {
   render(
     html`<div class="load-columns">
       <div class="load-side">${formView()} ${runsView()}</div>
-      <div class="load-main">${view.note ? html`<div class="banner bad" role="alert">${view.note}</div>` : nothing} ${smokeView()} ${page()}</div>
+      <div class="load-main">${view.note ? html`<div class="banner bad" role="alert">${view.note}</div>` : nothing} ${chosenServers().map(smoke)} ${page()}</div>
     </div>`,
     target,
   );

@@ -26,7 +26,7 @@ async function run(s, redraw) {
 export function smokeButton(s, redraw) {
   if (!isUp(s)) return nothing;
   const running = Boolean(tests.get(s.name)?.running);
-  return html`<button class="btn" title=${t("smoke_info")} ?disabled=${running} @click=${() => run(s, redraw)}>${t("smoke_test")}</button>`;
+  return html`<button type="button" class="btn" title=${t("smoke_info")} ?disabled=${running} @click=${() => run(s, redraw)}>${t("smoke_test")}</button>`;
 }
 
 export function smokeResult(s, redraw) {
