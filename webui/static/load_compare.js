@@ -1,4 +1,5 @@
 // Two or more runs over each other: their charts, and the differences to the first in per cent.
+import { UNKNOWN } from "./format.js";
 import { t } from "./i18n.js";
 import { chartsView } from "./load_charts.js";
 import { figure, isBetter, percent, whenText } from "./load_format.js";
@@ -29,39 +30,45 @@ function cell(metrics, metric, difference) {
   return html`<td>${metric === "failed" ? value : figure(value)}${difference == null ? nothing : html` <span class="difference-percent ${kind}">${percent(difference)}</span>`}</td>`;
 }
 
-const differenceOf = (value, first) => (value == null || !first ? null : (100 * (value - first)) / first);
-
-function level(label, columns, metrics) {
-  const found = columns.map(({ row }) => row.levels.find((one) => one.label === label)?.metrics ?? null);
-  if (found.filter(Boolean).length === 0) return nothing;
+// The app has computed the differences: to the first column that has this level.
+function level({ label, values, differences_percent: differences }, metrics) {
+  const found = values.map((value) => value.metrics);
+  if (!found.some(Boolean)) return nothing;
+  const first = found.findIndex(Boolean);
+  const difference = (metric, i) => (i > first ? differences[metric]?.[i] : null);
   return html`<tbody>
-    <tr class="load-level"><th colspan=${columns.length + 1}>${label === "inf" ? t("load_at_once") : /\/s$/.test(label) ? t("load_at_rate", { n: label.slice(0, -2) }) : t("load_at_concurrency", { n: label })}</th></tr>
+    <tr class="load-level"><th colspan=${found.length + 1}>${nameOf(label)}</th></tr>
     ${metrics
       .filter((metric) => found.some((one) => one?.[metric] != null))
       .map((metric) => html`<tr><th scope="row">${metricName(metric)}</th>
-        ${found.map((one, i) => cell(one, metric, i ? differenceOf(one?.[metric], found[0]?.[metric]) : null))}</tr>`)}
+        ${found.map((one, i) => cell(one, metric, difference(metric, i)))}</tr>`)}
   </tbody>`;
 }
 
+function nameOf(label) {
+  if (label === "inf") return t("load_at_once");
+  return /\/s$/.test(label) ? t("load_at_rate", { n: label.slice(0, -2) }) : t("load_at_concurrency", { n: label });
+}
+
+const head = (line) => html`<th><i style="background:${line.colour}"></i>${line.label}<br><small>${whenText(line.run.created_at)}</small></th>`;
+
 function table(lines) {
-  const labels = [...new Set(lines.flatMap(({ row }) => row.levels.filter(({ metrics }) => metrics).map(({ label }) => label)))];
   const metrics = shown.all ? METRICS : FEW;
   return html`<div class="load-scroll" tabindex="0" role="group" aria-label=${t("load_differences")}><table class="load-table compared">
-    <thead><tr><th></th>${lines.map((line) => html`<th><i style="background:${line.colour}"></i>${line.label}<br><small>${whenText(line.run.created_at)}</small></th>`)}</tr></thead>
-    ${labels.map((label) => level(label, lines, metrics))}
+    <thead><tr><th></th>${lines.map(head)}</tr></thead>
+    ${view.compared.levels.map((each) => level(each, metrics))}
   </table></div>`;
 }
 
-// What of the settings is not the same: then the figures cannot simply be compared.
-function unlike(runs) {
-  const keys = ["input_len", "output_len", "range_ratio", "dataset", "dataset_path", "num_prompts", "temperature", "ignore_eos", "api"];
-  const differing = keys.filter((key) => new Set(runs.map(({ settings }) => JSON.stringify(settings[key] ?? null))).size > 1);
-  if (!differing.length) return nothing;
-  return html`<div class="banner warn" role="status">${t("load_unlike")} ${differing.map((key) => `${key}: ${runs.map(({ settings }) => settings[key] ?? "–").join(" / ")}`).join("; ")}</div>`;
+// What of the settings or the machine is not the same: then the figures cannot simply be compared.
+function unlike({ settings_differ: differing }) {
+  const shownValue = (value) => (value == null || value === "" ? UNKNOWN : typeof value === "object" ? JSON.stringify(value) : String(value));
+  const lines = Object.entries(differing).map(([key, values]) => `${key}: ${values.map(shownValue).join(" / ")}`);
+  return lines.length ? html`<div class="banner warn" role="status"><b>${t("load_unlike")}</b> ${lines.join("; ")}</div>` : nothing;
 }
 
 export function compareView(redraw) {
-  const runs = view.compared;
+  const { runs } = view.compared;
   const lines = linesOf(runs);
   const toggle = () => {
     shown.all = !shown.all;
@@ -70,7 +77,7 @@ export function compareView(redraw) {
   return html`<article id="load-comparison">
     <div class="load-head"><div><h2>${t("load_compared", { n: runs.length })}</h2></div>
       <span class="buttons"><button class="btn" @click=${closeComparison}>${t("close")}</button></span></div>
-    ${unlike(runs)}
+    ${unlike(view.compared)}
     ${chartsView(runs)}
     <section class="deck-card deck-pad"><div class="load-chart-head"><h3>${t("load_differences")}</h3>
       <span><button class="btn small" @click=${toggle}>${shown.all ? t("load_fewer") : t("load_all_figures")}</button></span></div>

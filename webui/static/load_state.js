@@ -126,7 +126,11 @@ export const remove = (id) =>
 export const compare = () =>
   guarded(async () => {
     const ids = view.runs.map(({ id }) => id).filter((id) => view.ticked.has(id)).reverse();
-    view.compared = await Promise.all(ids.map((id) => get(loadTestPath(id))));
+    const [found, ...runs] = await Promise.all([
+      get(`/api/load-tests/compare?ids=${ids.map(encodeURIComponent).join()}`),
+      ...ids.map((id) => get(loadTestPath(id))),
+    ]);
+    view.compared = { ...found, runs };
   });
 
 export function closeComparison() {
