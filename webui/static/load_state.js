@@ -5,7 +5,7 @@ import { recallHere } from "./tab.js";
 
 const LIST_MS = 10_000; // between two looks at the list while nothing runs
 const BUSY_MS = 2000; // and while something does
-export const MOST_COMPARED = 4;
+export const MOST_COMPARED = 6;
 
 export const view = {
   runs: null, running: null, listError: "",
