@@ -13,7 +13,15 @@ from browser.deck_page import DeckPage, expect_drawn
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 
-CHARTS = ("latency", "throughput", "distribution", "requests", "use", "memory")
+CHARTS = (
+    "plot-latency",
+    "plot-throughput",
+    "plot-distribution",
+    "track-throughput",
+    "track-requests",
+    "track-use",
+    "track-memory",
+)
 
 
 class LoadTab:
@@ -40,7 +48,7 @@ class LoadTab:
         expect(self.run.locator("h2")).to_have_text(name)
 
     def plot(self, name: str) -> Locator:
-        return self.page.locator(f"#load-plot-{name}")
+        return self.page.locator(f"#load-{name}")
 
     def field(self, name: str) -> Locator:
         return self.page.locator(f'#load-form [name="{name}"]')
@@ -58,25 +66,25 @@ def test_run_of_before_is_shown_with_figures_charts_and_commands(app: DeckApp, o
     tab = LoadTab(open_page(app))
     tab.open("before")
     expect(tab.run.locator(".load-facts")).to_contain_text(
-        re.compile(r"10,596 tok/s\s*most answer tokens, at concurrency 128")
+        re.compile(r"10,596 tok/s\s*peak · concurrency 128")
     )
     table = tab.run.locator(".load-table")
     assert cells(table, "8")[:9] == ["8", "13.8", "1,760", "8,801", "0 / 32", "23.9", "23.0", "34.4", "55.1"]
     for name in CHARTS:
         expect_drawn(tab.plot(name))
-    tab.plot("latency").locator(".u-over").hover()
-    expect(tab.plot("latency").locator(".plot-tip")).to_contain_text(
+    tab.plot("plot-latency").locator(".u-over").hover()
+    expect(tab.plot("plot-latency").locator(".plot-tip")).to_contain_text(
         re.compile(r"concurrency: (8|32).*p50 [\d.]+ ms", re.DOTALL)
     )
     tab.run.get_by_label("Latency", exact=True).select_option("e2el")
-    tab.plot("latency").locator(".u-over").hover(position={"x": 5, "y": 20})
-    expect(tab.plot("latency").locator(".plot-tip")).to_contain_text("p50 528 ms")
+    tab.plot("plot-latency").locator(".u-over").hover(position={"x": 5, "y": 20})
+    expect(tab.plot("plot-latency").locator(".plot-tip")).to_contain_text("p50 528 ms")
     command = tab.run.locator(".load-commands details").nth(1)
     command.locator("summary span").click()
     expect(command.locator("pre")).to_contain_text("--max-concurrency 8")
     expect(tab.run.locator(".load-method")).to_contain_text("not through this app")
     tab.page.get_by_role("button", name="Light or dark").click()
-    expect_drawn(tab.plot("latency"))
+    expect_drawn(tab.plot("plot-latency"))
     tab.page.reload()
     tab.page.locator("#tab-load-test-button").click()
     expect(tab.run.locator("h2")).to_have_text("before")  # this tab of the browser still shows it
@@ -106,7 +114,7 @@ def test_model_that_failed_has_its_card_in_the_ladder(app: DeckApp, open_page: O
     expect(ladder.locator('[data-model="Qwen2-1.5B-Instruct"]')).to_contain_text("39.0")
     expect(ladder.locator('[data-model="Qwen2-7B-Instruct"]')).to_contain_text("失败")
     expect(tab.run.locator(".plot-legend").first).to_contain_text(re.compile("0.5B.*1.5B"))
-    expect_drawn(tab.plot("throughput"))
+    expect_drawn(tab.plot("plot-throughput"))
 
 
 def test_users_are_told_that_it_is_for_operators(app: DeckApp, open_page: OpenPage) -> None:
@@ -132,7 +140,7 @@ def test_new_run_from_its_start_to_its_end(app: DeckApp, page: DeckPage) -> None
     expect(tab.run).to_have_attribute("data-state", "done")
     table = tab.run.locator(".load-table")
     assert [cells(table, level)[4] for level in ("1", "2")] == ["0 / 4", "0 / 4"]
-    expect_drawn(tab.plot("latency"))
+    expect_drawn(tab.plot("plot-latency"))
     with tab.page.expect_download() as download:
         tab.run.get_by_role("link", name="JSON").click()
     assert download.value.suggested_filename.endswith(".json")

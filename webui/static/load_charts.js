@@ -93,8 +93,8 @@ function timeline(lines) {
   return html`<section class="deck-card deck-pad load-chart load-timeline">
     <div class="load-chart-head"><h3>${t("load_timeline")}</h3><span>${partSelect(found)}</span></div>
     <div class="load-tracks">${tracks.map(({ name, plot }) => {
-      toDraw.push([`load-plot-${name}`, plot]);
-      return html`<div><div class="plot" id="load-plot-${name}" role="img" aria-label=${t(`load_track_${name}`)} style="min-height:${LOW}px"></div>${plotLegend(plot.series)}</div>`;
+      toDraw.push([`load-track-${name}`, plot]);
+      return html`<div><div class="plot" id="load-track-${name}" role="img" aria-label=${t(`load_track_${name}`)} style="min-height:${LOW}px"></div>${plotLegend(plot.series)}</div>`;
     })}</div>
   </section>`;
 }

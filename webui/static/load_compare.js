@@ -5,6 +5,7 @@ import { chartsView } from "./load_charts.js";
 import { figure, isBetter, percent, whenText } from "./load_format.js";
 import { linesOf } from "./load_series.js";
 import { closeComparison, view } from "./load_state.js";
+import { methodView } from "./load_words.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
 const METRICS = [
@@ -78,7 +79,7 @@ export function compareView(redraw) {
     <div class="load-head"><div><h2>${t("load_compared", { n: runs.length })}</h2></div>
       <span class="buttons"><button class="btn" @click=${closeComparison}>${t("close")}</button></span></div>
     ${unlike(view.compared)}
-    ${chartsView(runs)}
+    ${chartsView(runs, methodView(runs[0]))}
     <section class="deck-card deck-pad"><div class="load-chart-head"><h3>${t("load_differences")}</h3>
       <span><button class="btn small" @click=${toggle}>${shown.all ? t("load_fewer") : t("load_all_figures")}</button></span></div>
       <p class="cap">${t("load_differences_info", { name: lines[0].label })}</p>${table(lines)}</section>

@@ -18,12 +18,12 @@ const FIRST = {
 };
 const form = { ...FIRST, ...JSON.parse(localStorage.getItem(KEY) ?? "{}") };
 const sending = { busy: false, error: "" };
-let filledFor = ""; // the preset whose values stand in the fields
 
 function set(changes) {
   Object.assign(form, changes);
   sending.error = "";
-  localStorage.setItem(KEY, JSON.stringify(form));
+  const { isChosen, isFilled, ...kept } = form;
+  localStorage.setItem(KEY, JSON.stringify(kept));
   redraw();
 }
 
@@ -31,7 +31,6 @@ function set(changes) {
 export function fillFrom(run) {
   const { settings: own } = run;
   const text = (value) => (value == null ? "" : String(value));
-  filledFor = own.preset;
   set({
     ...Object.fromEntries([...NUMBERS, "dataset_path", "tokenizer", "extra"].map((key) => [key, text(own[key])])),
     ...Object.fromEntries(LIMITS.map((key) => [`goodput_${key}`, text(own.goodput?.[key])])),
@@ -45,24 +44,23 @@ export function fillFrom(run) {
   document.getElementById("load-form")?.scrollIntoView({ block: "start", behavior: "smooth" });
 }
 
-// A preset fills the fields; what was typed since stays over a reload.
-function fill(name) {
-  const settings = view.presets?.[name];
-  if (!settings) return;
+function fieldsOf(name) {
+  const { concurrency, dataset, api, ignore_eos, ...settings } = view.presets[name];
   const values = Object.fromEntries(NUMBERS.filter((key) => settings[key] != null).map((key) => [key, String(settings[key])]));
-  filledFor = name;
-  set({
-    ...values, preset: name, dataset: settings.dataset, api: settings.api, ignore_eos: settings.ignore_eos,
-    ...(settings.concurrency?.length ? { concurrency: settings.concurrency.join(", ") } : {}),
-  });
+  return { ...values, preset: name, dataset, api, ignore_eos, ...(concurrency.length ? { concurrency: concurrency.join(", ") } : {}) };
 }
 
+// What was typed before, in this visit or an earlier one, stays.
 function fillFirst() {
-  if (filledFor || !view.presets) return;
-  filledFor = form.preset;
-  if (form.num_prompts == null) fill(form.preset);
-  const known = form.models.filter((name) => server(name));
-  if (known.length !== form.models.length || !known.length) form.models = known.length ? known : [state.model].filter(Boolean);
+  if (!form.isChosen && state.model) {
+    form.isChosen = true;
+    form.models = form.models.filter((name) => server(name));
+    if (!form.models.length) form.models = [state.model];
+  }
+  if (form.isFilled || !view.presets) return;
+  form.isFilled = true;
+  if (!(form.preset in view.presets)) form.preset = Object.keys(view.presets)[0];
+  Object.assign(form, { ...fieldsOf(form.preset), ...form });
 }
 
 const parts = (text) => text.split(SEPARATORS).filter(Boolean);
@@ -161,7 +159,7 @@ function levels() {
 function more() {
   return html`<details class="load-more">
     <summary class="cap">${t("load_more")}</summary>
-    <fieldset class="load-limits" title=${t("load_goodput_info")}><legend>${t("load_goodput")} <small>ms</small></legend>
+    <fieldset class="load-limits" title=${t("load_goodput_info")}><legend>${t("load_goodput_limits")} <small>ms</small></legend>
       <div class="load-three">${LIMITS.map((key) => field(`goodput_${key}`, key.toUpperCase(), { type: "number", min: 0 }))}</div>
     </fieldset>
     <div class="load-pair">
@@ -182,7 +180,9 @@ function more() {
 function requestsNote() {
   const least = number(form.num_prompts);
   const raised = form.by === "concurrency" ? concurrencies().filter((level) => 2 * level > least) : [];
-  return raised.length ? html`<p class="cap">${t("load_requests_raised", { list: raised.map((level) => `${2 * level} (${level})`).join(", ") })}</p>` : nothing;
+  if (!raised.length) return nothing;
+  const list = raised.map((level) => t("load_requests_at", { n: 2 * level, level })).join(t("list_comma"));
+  return html`<p class="cap">${t("load_requests_raised", { list })}</p>`;
 }
 
 function startNote() {
@@ -201,10 +201,10 @@ export function formView() {
   return html`<form class="deck-card deck-pad load-form" id="load-form" autocomplete="off" @submit=${submit} novalidate>
     <h3>${t("load_new")}</h3>
     ${models()}
-    ${choice("preset", t("load_preset"), Object.keys(view.presets ?? {}).map((name) => [name, t(`load_preset_${name}`)]), fill)}
+    ${choice("preset", t("load_preset"), Object.keys(view.presets ?? {}).map((name) => [name, t(`load_preset_${name}`)]), (name) => set(fieldsOf(name)))}
     <div class="load-pair">
-      ${random ? whole("input_len", t("load_input"), { unit: "token", min: 1 }) : nothing}
-      ${whole("output_len", t("load_output"), { unit: "token", min: 1, placeholder: random ? "" : t("load_as_in_file") })}
+      ${random ? whole("input_len", t("load_input"), { unit: t("load_unit_tokens"), min: 1 }) : nothing}
+      ${whole("output_len", t("load_output"), { unit: t("load_unit_tokens"), min: 1, placeholder: random ? "" : t("load_as_in_file") })}
       ${whole("num_prompts", t("load_requests"), { min: 1, info: t("load_requests_info") })} ${whole("num_warmups", t("load_warmups"), { info: t("load_warmups_info") })}
     </div>
     ${levels()} ${requestsNote()}

@@ -187,7 +187,7 @@ export function runView() {
   const isLadder = run.rows.length > 1;
   return html`<article id="load-run" data-state=${run.state}>
     ${head(run)} ${progress(run)} ${failures(run)} ${slaView(run)}
-    ${isLadder ? html`<section class="deck-card deck-pad"><h3>${t("load_ladder")}</h3>${ladderTable(run)}</section>` : headline(run)}
+    ${isLadder && run.state === "queued" ? nothing : isLadder ? html`<section class="deck-card deck-pad"><h3>${t("load_ladder")}</h3>${ladderTable(run)}</section>` : headline(run)}
     ${chartsView([run], methodView(run))}
     ${tables(run)} ${commands(run)}
   </article>`;

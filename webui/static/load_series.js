@@ -207,8 +207,9 @@ function oneAfterTheOther(line) {
     const begin = zero != null && level.began_at != null ? level.began_at - zero : end == null ? 0 : end + PAUSE_S;
     if (end != null) for (const key of Object.keys(joined)) joined[key].push(key === "t" ? (end + begin) / 2 : null); // a gap
     marks.push({ x: begin, text: levelText(level) });
+    const before = joined.t.length;
     for (const key of Object.keys(samples)) {
-      const earlier = (joined[key] ??= Array(joined.t.length).fill(null));
+      const earlier = (joined[key] ??= Array(before).fill(null));
       earlier.push(...(key === "t" ? samples.t.map((time) => begin + time) : samples[key]));
     }
   }

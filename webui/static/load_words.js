@@ -21,7 +21,7 @@ function method(run) {
   const { settings: s, environment: { vllm_version: version } } = run;
   const goodput = isSet(s.goodput).map(([key, limit]) => `${key.toUpperCase()} ${figure(limit)} ms`).join(", ");
   return [
-    t("load_method_generator", { version: version ?? "?" }),
+    t("load_method_generator", { version: version ? ` ${version}` : "" }),
     prompts(run), load(run), t("load_method_requests", { n: s.num_prompts }),
     s.num_warmups ? t("load_method_warmups", { n: s.num_warmups }) : "",
     run.kind === "ladder" ? t("load_method_ladder") : "",
@@ -37,7 +37,7 @@ export function methodView(run) {
     <h3>${t("load_method")}</h3>
     <ul>${method(run).map((line) => html`<li>${line}</li>`)}</ul>
     <dl>${TERMS.map((term) => html`<dt>${t(`load_term_${term}`)}</dt><dd>${t(`load_means_${term}`)}</dd>`)}</dl>
-    ${environment(run)}
+    ${run.started_at ? environment(run) : nothing}
   </section>`;
 }
 

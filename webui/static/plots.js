@@ -64,10 +64,10 @@ export const plotLegend = (series) => html`<div class="plot-legend">
   ${series.map(({ label, colour, dashed }) => html`<span><i class=${dashed ? "dashed" : ""} style="--line:${colour}"></i>${label}</span>`)}
 </div>`;
 
-function lookOf({ height, x, axes, series, sync }) {
+function lookOf({ height, x, axes, series, sync, marks }) {
   const shape = series.map(({ label, colour, scale, dashed, fill, stepped, points }) => [label, colour, scale, dashed, fill, stepped, points]);
   const scales = Object.entries(axes).map(([name, axis]) => [name, axis.label, axis.log, axis.range, axis.right]);
-  return JSON.stringify([isDark(), height, x.log, x.ticks, x.label, shape, scales, sync]);
+  return JSON.stringify([isDark(), height, x.log, x.ticks, x.label, shape, scales, sync, Boolean(marks?.length)]);
 }
 
 function remove(id) {
@@ -85,9 +85,11 @@ function optionsOf(found, width) {
   return {
     width,
     height: spec.height,
+    padding: [spec.marks?.length ? 18 : null, null, null, null],
     legend: { show: false },
     focus: { alpha: 0.35 },
     cursor: {
+      y: false,
       points: { size: 7 },
       focus: { prox: spec.series.length > 2 ? 18 : -1 },
       drag: { x: false, y: false },
@@ -231,7 +233,8 @@ function drawMarks(chart, { marks = [] }) {
   ctx.save();
   ctx.strokeStyle = ctx.fillStyle = ink();
   ctx.font = `${11 * scale}px system-ui, sans-serif`;
-  ctx.textBaseline = "top";
+  ctx.textAlign = "left";
+  ctx.textBaseline = "bottom";
   ctx.setLineDash([2 * scale, 3 * scale]);
   let end = -Infinity;
   for (const { x, text } of marks) {
@@ -242,7 +245,7 @@ function drawMarks(chart, { marks = [] }) {
     ctx.lineTo(at, bbox.top + bbox.height);
     ctx.stroke();
     if (at < end) continue; // no room for its word
-    ctx.fillText(text, at + 4 * scale, bbox.top + 3 * scale);
+    ctx.fillText(text, at, bbox.top - 3 * scale);
     end = at + ctx.measureText(text).width + 10 * scale;
   }
   ctx.restore();
