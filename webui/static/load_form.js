@@ -17,13 +17,13 @@ const FIRST = {
   tokenizer: "", extra: "", name: "",
 };
 const form = { ...FIRST, ...JSON.parse(localStorage.getItem(KEY) ?? "{}") };
+const first = { isChosen: false, isFilled: false }; // whether models and fields have their first values
 const sending = { busy: false, error: "" };
 
 function set(changes) {
   Object.assign(form, changes);
   sending.error = "";
-  const { isChosen, isFilled, ...kept } = form;
-  localStorage.setItem(KEY, JSON.stringify(kept));
+  localStorage.setItem(KEY, JSON.stringify(form));
   redraw();
 }
 
@@ -52,13 +52,13 @@ function fieldsOf(name) {
 
 // What was typed before, in this visit or an earlier one, stays.
 function fillFirst() {
-  if (!form.isChosen && state.model) {
-    form.isChosen = true;
+  if (!first.isChosen && state.model) {
+    first.isChosen = true;
     form.models = form.models.filter((name) => server(name));
     if (!form.models.length) form.models = [state.model];
   }
-  if (form.isFilled || !view.presets) return;
-  form.isFilled = true;
+  if (first.isFilled || !view.presets) return;
+  first.isFilled = true;
   if (!(form.preset in view.presets)) form.preset = Object.keys(view.presets)[0];
   Object.assign(form, { ...fieldsOf(form.preset), ...form });
 }

@@ -2,7 +2,7 @@
 import { loadTestPath } from "./api.js";
 import { copyText } from "./copy.js";
 import { failureCard } from "./failure.js";
-import { UNKNOWN, duration, integer, phaseText } from "./format.js";
+import { duration, integer, phaseText } from "./format.js";
 import { t } from "./i18n.js";
 import { chartsView } from "./load_charts.js";
 import { fillFrom } from "./load_form.js";
@@ -91,8 +91,7 @@ function progress(run) {
 
 // What went wrong
 
-const errorBanner = (error, name) =>
-  html`<div class="banner bad" role="alert">${name ? html`<b>${name}</b>: ` : nothing}${noteText(error)}</div>`;
+const errorBanner = (error) => html`<div class="banner bad" role="alert">${noteText(error)}</div>`;
 
 // Not said by the run or by one of the levels too.
 const isNews = ({ error, levels }, run) => error && ![run, ...levels].some((other) => other.error?.message === error.message);
@@ -101,12 +100,16 @@ function failures(run) {
   const severalRows = run.rows.length > 1;
   return html`${run.error ? errorBanner(run.error) : nothing}
     ${run.state === "interrupted" ? html`<div class="banner warn" role="status">${t("load_interrupted")}</div>` : nothing}
-    ${run.rows.map((row) => html`
-      ${row.diagnosis
-        ? html`<section class="deck-card deck-pad" data-failed=${row.model}>${failureCard({ what: t("load_server_failed", { name: row.model }), diagnosis: row.diagnosis })}
-            <button class="link cap" @click=${() => showServer(row.model)}>${t("open_servers")}</button></section>`
-        : isNews(row, run) ? errorBanner(row.error, severalRows ? row.model : "") : nothing}
-      ${levelNotes(row)}`)}`;
+    ${run.rows.map((row) => html`${severalRows ? nothing : failureOf(row, run)} ${levelNotes(row)}`)}`;
+}
+
+// Why a model could not be measured: of a ladder in its row of the table.
+function failureOf(row, run) {
+  if (row.diagnosis)
+    return html`<section class=${run.rows.length > 1 ? "" : "deck-card deck-pad"} data-failed=${row.model}>
+      ${failureCard({ what: t("load_server_failed", { name: row.model }), diagnosis: row.diagnosis })}
+      <button class="link cap" @click=${() => showServer(row.model)}>${t("open_servers")}</button></section>`;
+  return isNews(row, run) ? errorBanner(row.error) : nothing;
 }
 
 // Headline figures
@@ -123,7 +126,6 @@ function headline(run) {
   const failed = run.rows[0].levels.reduce((sum, { metrics }) => sum + (metrics?.failed ?? 0), 0);
   const where = (level) => levelName(level);
   return html`<section class="deck-card deck-pad"><div class="facts load-facts">
-    ${run.sla ? slaFact(run) : nothing}
     ${fact(t("load_best_throughput", { where: where(best) }), `${figure(best.metrics.output_throughput)} tok/s`)}
     ${fact(t("load_first_ttft", { where: where(first) }), ms(first.metrics.p50_ttft_ms))}
     ${last === first ? nothing : fact(t("load_last_ttft", { where: where(last) }), ms(last.metrics.p99_ttft_ms))}
@@ -131,8 +133,6 @@ function headline(run) {
     ${fact(failed ? t("load_requests_failed", { n: integer(failed) }) : t("load_requests_done"), integer(done))}
   </div></section>`;
 }
-
-const slaFact = ({ sla }) => fact(t("load_sla_fact", { ms: ms(sla.ttft_p99_ms) }), sla.highest ?? UNKNOWN);
 
 function slaWords({ sla, state }) {
   if (isActive(state)) return t("load_sla_searching");
@@ -187,7 +187,7 @@ export function runView() {
   const isLadder = run.rows.length > 1;
   return html`<article id="load-run" data-state=${run.state}>
     ${head(run)} ${progress(run)} ${failures(run)} ${slaView(run)}
-    ${isLadder && run.state === "queued" ? nothing : isLadder ? html`<section class="deck-card deck-pad"><h3>${t("load_ladder")}</h3>${ladderTable(run)}</section>` : headline(run)}
+    ${isLadder && run.state === "queued" ? nothing : isLadder ? html`<section class="deck-card deck-pad"><h3>${t("load_ladder")}</h3>${ladderTable(run, (row) => failureOf(row, run))}</section>` : headline(run)}
     ${chartsView([run], methodView(run))}
     ${tables(run)} ${commands(run)}
   </article>`;

@@ -184,6 +184,7 @@ function trackPlot(track, shown, times, marks, height) {
         dashed: several && i > 0,
         fill: !several && keys.length === 1 ? `${colour(0)}22` : undefined,
         width: 1.5,
+        points: times.length < 3, // nothing to draw a line between
         values: times.map((time) => (found.get(time) == null ? null : found.get(time) * scale)),
       };
     }),

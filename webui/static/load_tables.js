@@ -51,10 +51,14 @@ export function levelNotes(row) {
 const tookText = ({ was, load_s: seconds }) =>
   was === "ready" ? t("load_was_ready") : was == null ? "" : t(`load_was_${was}`, { s: figure(seconds) });
 
-// One line for each model of a ladder: what it took, and TTFT and throughput at each level.
-export function ladderTable(run) {
+// One line for each model of a ladder: what it took, and TTFT and throughput at each level; below it, why it failed.
+export function ladderTable(run, failureOf) {
   const labels = [...new Map(run.rows.flatMap(({ levels }) => levels.map((level) => [level.label, level]))).values()];
   const held = run.rows.some(({ gpu_bytes: bytes }) => bytes != null) ? "gpu_bytes" : "rss_bytes";
+  const failure = (row) => {
+    const found = failureOf(row);
+    return found === nothing ? nothing : html`<tr class="load-failed"><td colspan=${4 + 2 * labels.length}><div>${found}</div></td></tr>`;
+  };
   const cells = (row, label) => {
     const metrics = row.levels.find((level) => level.label === label)?.metrics;
     return html`<td class="first">${metrics ? ms(metrics.p50_ttft_ms) : ""}</td><td><b>${metrics ? figure(metrics.output_throughput) : ""}</b></td>`;
@@ -70,6 +74,6 @@ export function ladderTable(run) {
       <th scope="row">${row.model} ${row.state === "done" ? nothing : stateChip(row.state)}</th>
       <td>${tookText(row)}</td><td>${row[held] == null ? "" : memory(row[held])}</td><td>${row.kv_cache_tokens == null ? "" : integer(row.kv_cache_tokens)}</td>
       ${labels.map(({ label }) => cells(row, label))}
-    </tr>`)}</tbody>
+    </tr>${failure(row)}`)}</tbody>
   </table></div>`;
 }
