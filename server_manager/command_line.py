@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from server_manager.app_address import read_address
+from server_manager.bench_arguments import add_bench
 from server_manager.errors import ServerManagerError, SpecError, UnknownModel
 from server_manager.log_command import print_log
 from server_manager.model_spec import check_name
@@ -82,6 +83,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     leftovers.add_argument("names", nargs="*", metavar="NAME", help="only those of these servers (default: all)")
     leftovers.add_argument("--reclaim", action="store_true", help="end it, and tell what that gave back")
+    add_bench(commands, [folder])
     explain = commands.add_parser("explain", help="say why a server failed, from its log (of any vLLM, run by anyone)")
     explain.add_argument("log", metavar="LOGFILE", help="a file, or - for standard input")
     for name, text in USER_COMMANDS.items():
@@ -119,9 +121,11 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    """Runs a command, all but ``leftovers`` against the app that is running; returns the exit code."""
+    """Runs a command, all but ``leftovers`` and ``bench`` against the app that is running; returns the exit code."""
     if args.command == "leftovers":
         return _leftovers(args.state_dir.expanduser().absolute(), args.names, reclaim=args.reclaim)
+    if args.command == "bench":
+        return _bench(args)
     app = _RunningApp(args.state_dir.expanduser().absolute())
     if args.command == "status":
         for entry in app.ask("GET", "/api/models")["models"]:
@@ -148,6 +152,14 @@ def _leftovers(state_dir: Path, names: Sequence[str], *, reclaim: bool) -> int:
     return run_leftovers(_RunningApp(state_dir).ask if read_address(state_dir) else None, names, reclaim=reclaim)
 
 
+def _bench(args: argparse.Namespace) -> int:
+    from server_manager.bench_command import run_bench  # noqa: PLC0415  # start-up time of the other commands
+
+    state_dir = args.state_dir.expanduser().absolute()
+    ask = _RunningApp(state_dir).ask if read_address(state_dir) else None
+    return run_bench(args, ask, lambda: settings_from(args))
+
+
 def ask_password() -> str:
     """A new password, asked for twice. Raises ``SpecError`` where they differ or it is short."""
     if not sys.stdin.isatty():
@@ -171,20 +183,22 @@ class _RunningApp:
         self.url: str = address["url"]
         self._token: str = address["token"]
 
-    def ask(self, method: str, path: str, timeout: float = 120) -> Any:
-        """The answer of a route within ``timeout`` seconds.
+    def ask(self, method: str, path: str, timeout: float = 120, *, body: object = None) -> Any:
+        """The answer of a route within ``timeout`` seconds; ``body`` is sent as JSON.
 
         Raises ``ServerManagerError`` with the app's own message.
         """
-        request = urllib.request.Request(
-            self.url.rstrip("/") + path, method=method, headers={"Authorization": f"Bearer {self._token}"}
-        )
+        headers = {"Authorization": f"Bearer {self._token}"}
+        data = None
+        if body is not None:
+            headers["Content-Type"], data = "application/json", json.dumps(body).encode()
+        request = urllib.request.Request(self.url.rstrip("/") + path, data, headers, method=method)
         # Never through a proxy of the environment: the app is on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=timeout) as response:
-                body = response.read().decode()
-                return json.loads(body) if "json" in response.headers.get("Content-Type", "") else body
+                text = response.read().decode()
+                return json.loads(text) if "json" in response.headers.get("Content-Type", "") else text
         except urllib.error.HTTPError as error:
             try:
                 found = json.loads(error.read())["error"]

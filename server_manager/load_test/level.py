@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from server_manager.errors import LoadTestError, ServerManagerError, StopError
+from server_manager.errors import LoadTestError, ServerManagerError, StateDirError, StopError
 from server_manager.launchers.base import LaunchRequest, ServerHandle
 from server_manager.load_test.bench import Bench
 from server_manager.load_test.command import bench_args, generator_env, result_args, secret_env, shown_line
@@ -76,6 +76,7 @@ async def measure_level(place: Place, server: Server, target: Target, bench: Ben
         port=0,
         secret_env=secret_env(target),
     )
+    await asyncio.to_thread(_clear, result, output)
     reader = OutputReader(output, level.num_prompts, settings.num_warmups)
     handle = await bench.launcher.launch(request)
     bench.markers.add(handle.record.marker)
@@ -93,6 +94,17 @@ async def measure_level(place: Place, server: Server, target: Target, bench: Ben
     if not lasted:
         raise await gone(server)
     return await _judge(place, _Left(result, output, handle.poll()), server, target, bench)
+
+
+def _clear(*paths: Path) -> None:
+    """Of a level that begins anew: what was left of it must not be taken for its result."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StateDirError(
+                f"{path} cannot be removed: {error.strerror or error}.", "Remove it by hand.", path=str(path)
+            ) from error
 
 
 async def _follow(place: Place, handle: ServerHandle, reader: OutputReader, server: Server, bench: Bench) -> bool:

@@ -18,8 +18,6 @@ class LiveRun:
         self.run = run
         self._store = store
         self._saving = asyncio.Lock()
-        self.stop_asked = False
-        """Whether a person has asked for its end."""
 
     @property
     def id(self) -> str:

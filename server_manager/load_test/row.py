@@ -68,6 +68,8 @@ async def _measure(live: LiveRun, index: int, server: Server, target: Target, be
         return await _search(live, index, server, target, bench)
     for level in range(len(live.row(index).levels)):
         place = Place(live, index, level)
+        if place.level.state is LoadState.DONE:
+            continue  # before the app's end
         if not await measure_level(place, server, target, bench):
             return place.level.error
         await live.save()

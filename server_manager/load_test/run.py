@@ -26,7 +26,7 @@ class LoadState(StrEnum):
     STOPPED = "stopped"
     """By a person."""
     INTERRUPTED = "interrupted"
-    """The app ended in the middle of it."""
+    """The app ended in the middle of it. A ladder goes on when the app is back."""
 
 
 OVER_STATES = frozenset({LoadState.DONE, LoadState.FAILED, LoadState.STOPPED, LoadState.INTERRUPTED})
@@ -247,6 +247,10 @@ class LoadRun:
     error: Failure | None = None
     rows: tuple[Row, ...] = ()
     sla: SlaResult | None = None
+    stop_asked: bool = False
+    """Whether a person has asked for its end: such a one does not go on after a restart of the app."""
+    found: Mapping[str, Literal["ready", "asleep"]] | None = None
+    """Servers that were up when a ladder began: they are left so."""
 
     @property
     def is_over(self) -> bool:

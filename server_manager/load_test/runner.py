@@ -10,17 +10,20 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from server_manager.errors import ManagerClosed, NotAllowed, ServerManagerError, SpecError, StateDirError
 from server_manager.generation_config import context_length, is_context_scaled
 from server_manager.load_test.bench import Bench
+from server_manager.load_test.ladder import bring_back, goes_on, note_found, put_away, resumed
 from server_manager.load_test.level import failure_of
 from server_manager.load_test.live_run import LiveRun
 from server_manager.load_test.plan import planned_rows
 from server_manager.load_test.row import measure_row
 from server_manager.load_test.run import (
+    OVER_STATES,
     Failure,
     LoadRun,
     LoadState,
@@ -50,17 +53,21 @@ class LoadTests:
         """Those that wait or run, and those whose last version could not be saved."""
         self._queue: list[str] = []
         self._running: tuple[str, asyncio.Task[None]] | None = None
+        self._background: set[asyncio.Task[None]] = set()
         self._closed = False
 
     # The app's own life
 
     async def open(self) -> None:
-        """Reads what is kept. What was running when the app ended is interrupted; what waited goes on waiting."""
-        for run in await asyncio.to_thread(self._bench.store.load_all):
+        """Reads what is kept. What was running when the app ended is interrupted; what waited goes on waiting, and a
+        ladder goes on where it was.
+        """
+        for kept in await asyncio.to_thread(self._bench.store.load_all):
+            run = resumed(kept) if kept.kind is RunKind.LADDER and goes_on(kept) else kept
             if not run.is_over:
                 live = self._live[run.id] = LiveRun(run, self._bench.store)
                 if run.state is LoadState.RUNNING:
-                    await self._over(live, LoadState.INTERRUPTED)
+                    await self._over(live, LoadState.STOPPED if run.stop_asked else LoadState.INTERRUPTED)
                     continue
                 self._queue.append(run.id)
             self._summaries[run.id] = summary_of(run)
@@ -69,6 +76,8 @@ class LoadTests:
     async def close(self) -> None:
         """Ends the one that runs, its generator too. Those that wait go on when the app is back."""
         self._closed = True
+        for work in self._background:
+            work.cancel()
         if self._running is not None:
             run_id, task = self._running
             if not self._live[run_id].run.is_over:  # else it is only being saved
@@ -132,7 +141,12 @@ class LoadTests:
                 key="dataset_path",
             )
         for model in models:
-            check_fits(settings, await self._context_of(model))
+            try:
+                check_fits(settings, await self._context_of(model))
+            except SpecError as error:
+                if len(models) == 1:
+                    raise
+                raise SpecError(f"{model}: {error.message}", error.next_step, **error.facts) from error
         kind = RunKind.LADDER if ladder else RunKind.SLA if settings.sla else RunKind.TEST
         seed = settings.seed if settings.seed is not None else secrets.randbelow(_SEEDS)
         run = LoadRun(
@@ -159,7 +173,9 @@ class LoadTests:
         if live is None or live.run.is_over:
             await self.get(run_id)
             raise NotAllowed("This load test is over.", "There is nothing to stop.")
-        live.stop_asked = True
+        live.change(stop_asked=True)
+        with contextlib.suppress(StateDirError):  # it is written once more at its end
+            await live.save()  # now: should the app be killed meanwhile, the next one obeys too
         if run_id in self._queue:
             self._queue.remove(run_id)
             await self._over(live, LoadState.STOPPED)
@@ -214,13 +230,10 @@ class LoadTests:
     async def _run(self, live: LiveRun) -> None:
         """From its turn to its end; every way of ending is written into the run."""
         try:
-            live.change(state=LoadState.RUNNING, started_at=time.time())
-            await live.save()
-            for row in range(len(live.run.rows)):
-                await measure_row(live, row, self._bench)
-                await live.save()
+            live.change(state=LoadState.RUNNING, started_at=live.run.started_at or time.time())
+            await (self._climb(live) if live.run.kind is RunKind.LADDER else self._measure_rows(live))
         except asyncio.CancelledError:
-            await self._over(live, LoadState.STOPPED if live.stop_asked else LoadState.INTERRUPTED)
+            await self._over(live, LoadState.STOPPED if live.run.stop_asked else LoadState.INTERRUPTED)
         except ServerManagerError as error:
             live.change(error=failure_of(error))
             await self._over(live, LoadState.FAILED)
@@ -235,6 +248,42 @@ class LoadTests:
             if state is LoadState.FAILED and len(live.run.rows) == 1:
                 live.change(error=live.row(0).error)
             await self._over(live, state)
+
+    async def _measure_rows(self, live: LiveRun) -> None:
+        await live.save()
+        for row in range(len(live.run.rows)):
+            await measure_row(live, row, self._bench)
+            await live.save()
+
+    async def _climb(self, live: LiveRun) -> None:
+        """A ladder: each model is put away before the next; what was up before is up at the end."""
+        note_found(live, self._bench)
+        await live.save()
+        for index, row in enumerate(live.run.rows):
+            if row.state in OVER_STATES:
+                continue  # before the app's end
+            try:
+                await measure_row(live, index, self._bench)
+                await live.save()
+            except BaseException:
+                # Beside what comes next: whoever stopped it does not wait for that. At its own end the app ends all.
+                self._in_background(self._leave(live, row.model))
+                raise
+            await put_away(row.model, live.run.found or {}, self._bench)
+        await bring_back(live, self._bench)
+
+    async def _leave(self, live: LiveRun, model: str) -> None:
+        await put_away(model, live.run.found or {}, self._bench)
+        await bring_back(live, self._bench)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._closed:
+            work.close()
+            return
+        task = asyncio.create_task(work, name="after a ladder")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        task.add_done_callback(_look_at)
 
     async def _settled(self, run_id: str) -> None:
         """Waits until a run that is over has been saved for the last time."""
@@ -288,3 +337,8 @@ def _name(text: str) -> str:
 
 def _default_name(models: Sequence[str], kind: RunKind) -> str:
     return ", ".join(models)[:MAX_NAME_CHARS] if kind is not RunKind.SLA else f"{models[0]} SLA"
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) and not isinstance(error, ManagerClosed):
+        log.error("putting models away after a ladder failed", exc_info=error)

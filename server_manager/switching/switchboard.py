@@ -109,6 +109,7 @@ class Switchboard:
         self._turns = Turns(self._tell)
         self._wakes: dict[str, asyncio.Task[None]] = {}
         self._moving: set[str] = set()
+        self._made_room_at: dict[str, float] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -140,6 +141,11 @@ class Switchboard:
     def is_moving(self, name: str) -> bool:
         """Whether it is falling asleep or waking just now."""
         return name in self._moving
+
+    def made_room(self, name: str, since: float) -> bool:
+        """Whether it is down because it had to make room, not before that moment (Unix time in seconds)."""
+        status, at = self._server(name).status, self._made_room_at.get(name, 0.0)
+        return status.state in (ServerState.ASLEEP, ServerState.STOPPED) and at >= max(since, status.since)
 
     def is_waking(self, name: str) -> bool:
         """Whether it is waking just now."""
@@ -319,8 +325,11 @@ class Switchboard:
             except ServerManagerError as error:
                 log.warning("%s cannot be put to sleep (%s): it is stopped.", action.name, error)
             else:
+                self._made_room_at[action.name] = time.time()
                 return
-        if end := await server.stop():
+        end = await server.stop()
+        self._made_room_at[action.name] = time.time()
+        if end:
             self._in_background(self._watch.after_stop(action.name, end))
 
     async def _sleep(self, name: str, level: int) -> None:
