@@ -52,7 +52,7 @@ def _finish(run: LoadRun, args: Namespace, screen: Screen) -> int:
     if succeeded(run):
         return 0
     failed = [row.model for row in run.rows if row.state is not LoadState.DONE]
-    screen.line(f"{run.state}: {', '.join(failed)}" if failed else f"{run.state}: no request was completed")
+    screen.line(f"not measured: {', '.join(failed)}" if failed else "no request was completed")
     return 1
 
 

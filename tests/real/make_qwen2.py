@@ -1,4 +1,7 @@
-"""Writes a very small Qwen2 with random weights: python make_qwen2.py TOKENIZER_DIR OUT"""
+"""Writes a small Qwen2 with random weights: python make_qwen2.py TOKENIZER_DIR OUT [HIDDEN_SIZE LAYERS]
+
+Without a size it is a very small one; 512 and 12 make 62 million parameters with SmolLM2's tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,15 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 
-def main(tokenizer_dir: Path, out: Path) -> None:
+def main(tokenizer_dir: Path, out: Path, hidden_size: int = 64, layers: int = 2) -> None:
     vocabulary = json.loads((tokenizer_dir / "config.json").read_text())["vocab_size"]
     config = Qwen2Config(
         vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size if layers == 2 else 3 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=max(2, hidden_size // 64),
+        tie_word_embeddings=layers > 2,
         num_key_value_heads=2,
         max_position_embeddings=2048,
         bos_token_id=1,
@@ -31,4 +35,4 @@ def main(tokenizer_dir: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))
