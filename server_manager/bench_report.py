@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,22 +25,36 @@ class Screen:
         self._out = out or sys.stdout
         self._live = self._out.isatty()
         self._now = ""
+        self._deaf = False
 
     def line(self, text: str) -> None:
         """One that stays."""
         clear = "\r\x1b[K" if self._live and self._now else ""
         self._now = ""
-        print(f"{clear}{text}", file=self._out, flush=True)
+        self._write(f"{clear}{text}\n")
 
     def now(self, text: str, *, worth_a_line: bool = False) -> None:
         """What goes on; where nothing can be written over, it becomes a line if it is worth one."""
         if text == self._now:
             return
         if self._live:
-            print(f"\r\x1b[K{text}", end="", file=self._out, flush=True)
+            self._write(f"\r\x1b[K{text}")
             self._now = text
         elif worth_a_line:
             self.line(text)
+
+    def _write(self, text: str) -> None:
+        if self._deaf:
+            return
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except BrokenPipeError:  # nobody reads any more (`… | head`): the files are wanted all the same
+            self._deaf = True
+            if self._out is sys.stdout:  # or Python would complain when it ends
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._out.fileno())
+                os.close(nowhere)
 
 
 class Progress:

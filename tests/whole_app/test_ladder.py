@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 SMALL = ("--input-len", "8", "--output-len", "4", "--num-prompts", "4", "--concurrency", "1,2")
 
 
-def requests_done(app: DeckApp, run_id: str, row: int) -> bool:
+def is_asked(app: DeckApp, run_id: str, row: int) -> bool:
     levels = app.get(f"/api/load-tests/{run_id}")["rows"][row]["levels"]
     return any(level["progress"] and level["progress"]["phase"] == "running" for level in levels)
 
@@ -27,7 +27,7 @@ def test_a_ladder_goes_on_after_kill_9_of_the_app(place: Place, run: Run) -> Non
     settings = {"input_len": 8, "output_len": 150, "num_prompts": 2, "num_warmups": 0, "concurrency": [2]}
     begun = app.post("/api/load-tests", {"servers": ["quick", "slow"], "settings": settings}, status=202)
     path = f"/api/load-tests/{begun['id']}"
-    eventually(lambda: requests_done(app, begun["id"], 1), "the second model is asked")
+    eventually(lambda: is_asked(app, begun["id"], 1), "the second model is asked")
     first = app.get(path)["rows"][0]
     assert first["state"] == "done"
     app.end(with_signal=signal.SIGKILL)
@@ -59,23 +59,16 @@ def test_bench_without_an_app(place: Place, tmp_path: Path) -> None:
     for name in ("run.png", "run-dark.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
-    ended = place.command("bench", "nobody", "--out", str(out), *SMALL)
-    assert (ended.returncode, ended.stderr.startswith("There is no model 'nobody'.")) == (1, True), ended.stderr
-    ended = place.command("bench", "quick", "--out", "/proc/nowhere", *SMALL)
-    assert (ended.returncode, "Choose another folder with --out." in ended.stderr) == (1, True)
-    assert place.command("bench", "quick", "--out", str(out), "--concurrency", "one").returncode == 2
 
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_bench_that_is_ended_leaves_nothing_running(place: Place, tmp_path: Path, number: int, code: int) -> None:
+def test_bench_that_is_ended_leaves_nothing_running(place: Place, tmp_path: Path) -> None:
     argv = place.arguments("bench", "slow", "--out", str(tmp_path / "out"), "--output-len", "400", "--input-len", "8")
     child = subprocess.Popen(argv, cwd=ROOT, env=place.env, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     with child.stdout:
         assert any(" requests" in line for line in child.stdout), "requests are sent"
-        child.send_signal(number)
+        child.send_signal(signal.SIGTERM)
         rest = child.stdout.read()
-    assert child.wait(timeout=30) == code
+    assert child.wait(timeout=30) == 143
     assert "stopping …" in rest
     assert not place.processes()
     assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "stopped"
@@ -99,7 +92,8 @@ def test_bench_by_the_app_that_is_running(place: Place, run: Run, tmp_path: Path
     with child.stdout:
         assert any(" requests" in line for line in child.stdout), "requests are sent"
         child.send_signal(signal.SIGINT)
-    assert child.wait(timeout=30) == 130
+        rest = child.stdout.read()
+    assert (child.wait(timeout=30), "stopping …" in rest) == (130, True)
     assert app.get("/api/load-tests")["runs"][0]["state"] == "stopped"
     eventually(lambda: app.server("slow")["state"] == "stopped", "it is put away")
     assert not any(" bench serve " in words for words in place.processes().values())
