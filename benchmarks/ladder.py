@@ -1,8 +1,8 @@
 """The product's model ladder, and beside it `vllm bench serve` run by hand with the exact line that the product gives.
 
-    python -m benchmarks.ladder NAME_OR_FOLDER… --concurrency 1,8,32,128 [--rounds N] [--set key=value] [-- BENCH FLAGS]
+    python -m benchmarks.ladder NAME_OR_FOLDER… --concurrency 1,8,32,128 [--rounds N] [--set K=V] [--env K=V] [-- FLAGS]
 
-First `python app.py bench` measures all models as anybody would; its files are kept as they are. Then each model is
+FLAGS are those of `app.py bench`, which first measures all models as anybody would; its files are kept as they are. Then each model is
 brought up once more, and in each round the product measures every level (`app.py bench`, through the app that is
 running) and each of its lines is run by hand, on the same server. Prompts are the same both times, so the models are
 served without prefix cache. Every even round goes by hand first, with the lines of the round before.
@@ -41,8 +41,8 @@ FIGURES = {
 }
 
 
-def model_file(model: str, folder: Path, options: dict[str, str]) -> str:
-    """Writes the model's file, for a folder or a name of the catalogue; the model's name."""
+def model_file(model: str, folder: Path, options: dict[str, str], env: list[str]) -> str:
+    """Writes the model's files, for a folder or a name of the catalogue; the model's name."""
     path = Path(model)
     if path.is_dir():
         name = path.resolve().name
@@ -54,6 +54,7 @@ def model_file(model: str, folder: Path, options: dict[str, str]) -> str:
     kept = [line for line in text.splitlines() if line.partition(":")[0] not in ours]
     text = "\n".join([*kept, *(f"{key}: {value}" for key, value in ours.items())])
     (folder / f"{name}.yaml").write_text(f"{text}\n", encoding="utf-8")
+    (folder / f"{name}.env").write_text("".join(f"{pair}\n" for pair in env), encoding="utf-8")
     return name
 
 
@@ -210,6 +211,7 @@ def main() -> None:
     parser.add_argument("--concurrency", default="1,8,32,128")
     parser.add_argument("--rounds", type=int, default=1, help="of product and by hand; 0: only the ladder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="in every model's file")
+    parser.add_argument("--env", action="append", default=[], metavar="KEY=VALUE", help="in every server's environment")
     parser.add_argument("--out", type=Path, default=RESULTS / "ladder")
     words = sys.argv[1:]
     flags = words[words.index("--") + 1 :] if "--" in words else []
@@ -220,17 +222,18 @@ def main() -> None:
         state, models_dir = f"{folder}/state", Path(folder) / "models"
         models_dir.mkdir()
         options = dict(pair.split("=", 1) for pair in args.set)
-        names = [model_file(model, models_dir, options) for model in args.models]
+        names = [model_file(model, models_dir, options, args.env) for model in args.models]
+        shown = [Path(word).name if Path(word).is_dir() else word for word in words]
+        command = " ".join(["python -m benchmarks.ladder", *shown])
         ladder = bench(state, str(models_dir), names, args.out, args)
         if args.rounds:
             app = App(str(models_dir), state)
             try:
                 for name in names:
                     rounds += compare(app, state, str(models_dir), name, args)
+                    write_results("ladder", {"rounds": rounds}, command, summary(ladder, rounds), args.out)
             finally:
                 app.end()
-    shown = [Path(word).name if Path(word).is_dir() else word for word in words]
-    command = " ".join(["python -m benchmarks.ladder", *shown])
     write_results("ladder", {"rounds": rounds}, command, summary(ladder, rounds), args.out)
 
 
