@@ -2,10 +2,10 @@
 
     python -m benchmarks.ladder NAME_OR_FOLDER… --concurrency 1,8,32,128 [--rounds N] [--set K=V] [--env K=V] [-- FLAGS]
 
-FLAGS are those of `app.py bench`, which first measures all models as anybody would; its files are kept as they are. Then each model is
-brought up once more, and in each round the product measures every level (`app.py bench`, through the app that is
-running) and each of its lines is run by hand, on the same server. Prompts are the same both times, so the models are
-served without prefix cache. Every even round goes by hand first, with the lines of the round before.
+FLAGS are those of `app.py bench`, which first measures all models as anybody would; its files are kept as they are.
+Then each model is brought up once more, and in each round the product measures every level (`app.py bench`, through the
+app that is running) and each of its lines is run by hand, on the same server. Prompts are the same both times, so the
+models are served without prefix cache. Every even round goes by hand first, with the lines of the round before.
 """
 
 from __future__ import annotations
