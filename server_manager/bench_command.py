@@ -36,6 +36,8 @@ def run_bench(args: Namespace, ask: Ask | None, settings: Callable[[], Settings]
     """Measures, prints and writes. The exit code: 0, or 1 where a model failed or answered nothing; 128 + the signal
     that ended it. Raises ``ServerManagerError`` for what cannot be begun.
     """
+    for number in _SIGNALS:  # an app that is asked to end has the exit code 0, a measurement has not
+        signal.signal(number, _end)
     make_folder(args.out)
     screen = Screen()
     if ask is not None:
@@ -60,12 +62,11 @@ class _Ended(SystemExit):
     """By a signal."""
 
 
-def _through_app(args: Namespace, ask: Ask, screen: Screen) -> int:
-    def end(number: int, frame: object) -> None:
-        raise _Ended(128 + number)
+def _end(number: int, frame: object) -> None:
+    raise _Ended(128 + number)
 
-    for number in _SIGNALS:
-        signal.signal(number, end)
+
+def _through_app(args: Namespace, ask: Ask, screen: Screen) -> int:
     form = {"servers": args.names, "settings": bench_settings(args), "name": args.run_name, "ladder": True}
     progress = Progress(screen)
     # Not between the run's beginning and our knowing its name: nobody could stop it then.

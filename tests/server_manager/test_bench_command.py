@@ -104,6 +104,7 @@ def test_only_a_ladder_of_which_all_was_measured_is_a_success() -> None:
     assert not succeeded(replace(run, state=LoadState.STOPPED))
 
 
+@pytest.mark.slow  # matplotlib
 def test_files_of_a_run_of_which_nothing_was_measured_are_written_too(tmp_path: Path) -> None:
     make_folder(tmp_path / "new" / "folder")
     paths = write_files(ladder(state=LoadState.FAILED), tmp_path / "new" / "folder")
