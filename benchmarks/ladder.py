@@ -205,6 +205,15 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def hide_folders(out: Path, folders: dict[str, str]) -> None:
+    """In what was written: of whoever ran it, nobody needs to know where things lie."""
+    for path in [*out.glob("*.json"), *out.glob("*.md"), *out.glob("*.csv")]:
+        text = path.read_text(encoding="utf-8")
+        for folder, shown in folders.items():
+            text = text.replace(folder, shown)
+        path.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="+", help="names of the catalogue, or folders with a model")
@@ -235,6 +244,8 @@ def main() -> None:
             finally:
                 app.end()
     write_results("ladder", {"rounds": rounds}, command, summary(ladder, rounds), args.out)
+    models = {str(Path(model).resolve().parent): "MODELS" for model in args.models if Path(model).is_dir()}
+    hide_folders(args.out, {state: "STATE", **models})
 
 
 if __name__ == "__main__":
