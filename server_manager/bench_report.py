@@ -15,7 +15,7 @@ from server_manager.load_test.run import Failure, Level, LoadRun, LoadState, Met
 from server_manager.start_report import phase_line
 from server_manager.units import gib
 
-_CAME_UP = {"ready": "was up", "started": "ready after {:.1f} s", "woken": "awake after {:.1f} s"}
+_CAME_UP = {"started": "ready after {:.1f} s", "woken": "awake after {:.1f} s"}
 
 
 class Screen:
@@ -123,7 +123,7 @@ def _doing(code: str, facts: Mapping[str, object]) -> str:
 
 def _came_up(row: Row) -> str:
     known = [
-        _CAME_UP[row.was or "ready"].format(row.load_s) if row.load_s is not None else "up",
+        _CAME_UP[row.was].format(row.load_s) if row.was in _CAME_UP and row.load_s is not None else "was up",
         f"{gib(row.gpu_bytes)} of GPU memory" if row.gpu_bytes else "",
         f"KV cache for {row.kv_cache_tokens:,} tokens" if row.kv_cache_tokens else "",
     ]
