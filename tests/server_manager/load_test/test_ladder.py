@@ -9,7 +9,8 @@ from fakes import AddModel
 from processes import eventually
 from shooting_range import Range
 
-from server_manager.load_test.ladder import goes_on, resumed
+from server_manager.load_test.ladder import bring_back, goes_on, resumed
+from server_manager.load_test.live_run import LiveRun
 from server_manager.load_test.plan import planned_rows
 from server_manager.load_test.run import LoadRun, LoadState, Metrics, RunKind
 from server_manager.load_test.runner import LoadTests
@@ -122,3 +123,19 @@ async def test_a_model_that_does_not_fit_is_named(shooting: Range) -> None:
     await shooting.deck.ready("second")
     with pytest.raises(Exception, match=r"second: Prompt and answer have up to 2,100 tokens"):
         await shooting.begin("quick", "second", input_len=2000, output_len=100)
+
+
+@pytest.mark.slow
+async def test_one_that_made_room_is_brought_back_but_not_one_that_a_person_has_stopped(shooting: Range) -> None:
+    manager = shooting.deck.manager
+    live = LiveRun(replace(cut_short(LoadState.RUNNING), found={"quick": "ready"}), shooting.store)
+    await shooting.deck.ready("quick")
+    manager.switch("second", leaving="quick")
+    await shooting.deck.ready("second")
+    assert state_of(shooting, "quick") is ServerState.STOPPED
+    await bring_back(live, shooting.bench)
+    assert state_of(shooting, "quick") is ServerState.READY
+
+    await shooting.deck.stop("quick")
+    await bring_back(live, shooting.bench)
+    assert state_of(shooting, "quick") is ServerState.STOPPED
