@@ -126,7 +126,7 @@ def groups(rounds: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str,
     return found
 
 
-def summary(ladder: dict[str, Any], rounds: list[dict[str, Any]]) -> str:
+def summary(ladder: dict[str, Any], rounds: list[dict[str, Any]], note: str = "") -> str:
     lines = [
         "# Model ladder",
         "",
@@ -148,7 +148,7 @@ def summary(ladder: dict[str, Any], rounds: list[dict[str, Any]]) -> str:
                 f"| {found['p50_ttft_ms']:.0f} / {found['p99_ttft_ms']:.0f} "
                 f"| {found['p50_tpot_ms']:.1f} / {found['p99_tpot_ms']:.1f} |"
             )
-    return "\n".join([*lines, *_beside(rounds)])
+    return "\n".join([*lines, *_beside(rounds), *(["", note] if note else [])])
 
 
 def _beside(rounds: list[dict[str, Any]]) -> list[str]:
@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="in every model's file")
     parser.add_argument("--env", action="append", default=[], metavar="KEY=VALUE", help="in every server's environment")
     parser.add_argument("--out", type=Path, default=RESULTS / "ladder")
+    parser.add_argument("--note", default="", help="what else is to be known, for the page")
     words = sys.argv[1:]
     flags = words[words.index("--") + 1 :] if "--" in words else []
     args = parser.parse_args(words[: words.index("--")] if "--" in words else words)
@@ -240,10 +241,10 @@ def main() -> None:
             try:
                 for name in names:
                     rounds += compare(app, state, str(models_dir), name, args)
-                    write_results("ladder", {"rounds": rounds}, command, summary(ladder, rounds), args.out)
+                    write_results("ladder", {"rounds": rounds}, command, summary(ladder, rounds, args.note), args.out)
             finally:
                 app.end()
-    write_results("ladder", {"rounds": rounds}, command, summary(ladder, rounds), args.out)
+    write_results("ladder", {"rounds": rounds}, command, summary(ladder, rounds, args.note), args.out)
     models = {str(Path(model).resolve().parent): "MODELS" for model in args.models if Path(model).is_dir()}
     hide_folders(args.out, {state: "STATE", **models})
 
