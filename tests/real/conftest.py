@@ -25,8 +25,9 @@ class RealPlace(Place):
     @property
     def env(self) -> dict[str, str]:
         kept = {key: value for key, value in super().env.items() if key != "DECK_VLLM_PYTHON"}
-        # Nobody is to be asked for anything: what the bundled model needs is here.
-        return kept | {"HF_HUB_OFFLINE": "1"}
+        # Nobody is to be asked for anything: what the bundled model needs is here. One thread: several wait for each
+        # other in busy loops, which takes ten times as long where other tests use the cores too.
+        return kept | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
     @property
     def converted(self) -> Path:

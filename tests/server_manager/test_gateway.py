@@ -183,4 +183,5 @@ def test_known_errors_have_a_status_of_their_own() -> None:
     }
     elsewhere = {"unknown_leftover", "stop_failed", "chat_failed", "context_exceeded", "telemetry"}
     elsewhere |= {"too_many_answers", "not_kept"}  # of the page's own chats
+    elsewhere |= {"load_test", "unknown_load_test"}  # of load tests, which have routes of their own
     assert codes - elsewhere <= set(gateway_errors._BY_CODE)
