@@ -115,6 +115,7 @@ def test_what_was_seen_in_the_browser_is_held_against_its_goals() -> None:
     assert not entries[1]["finished"]
 
 
+@pytest.mark.slow
 def test_page_and_chart_are_written_from_the_results(tmp_path: Path) -> None:
     results = {
         "machine": {"processor": "a processor", "gpus": []},

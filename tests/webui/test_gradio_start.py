@@ -33,6 +33,7 @@ assert gradio.mcp.GradioMCPServer.Server.__module__.startswith("mcp.")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "mcp"), [(SCRIPT, ""), (WITH_MCP, "True")])
 def test_page_imports_of_gradio_what_it_needs(script: str, mcp: str) -> None:
     done = subprocess.run(

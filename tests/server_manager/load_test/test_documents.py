@@ -80,6 +80,7 @@ def test_markdown_has_figures_method_failures_and_lines_to_repeat_them() -> None
         assert part in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_pictures(dark: bool) -> None:
     ladder = replace(run("梯子"), rows=(run().rows[0], replace(run().rows[0], model="other")))
