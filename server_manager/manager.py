@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from server_manager.attached_server import AttachedServer
+from server_manager.background import Background
 from server_manager.bundled import bundled_models, converted_folder, ensure_converted
 from server_manager.catalogue import Catalogue
 from server_manager.client import ClientSession, ServerClient
@@ -102,7 +103,7 @@ class ServerManager:
         self.switch_views = SwitchViews(
             settings, readings, self._local_specs, self.rooms, self.board, self.memory_history, self._hub_sizes
         )
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background = Background(lambda error: log.error("%s", error))
         self._closed = False
         self._mistakes: dict[str, tuple[str, ...]] = {}
         """In what models say of idle times, as it was told last."""
@@ -130,8 +131,7 @@ class ServerManager:
     async def close(self) -> None:
         """Ends every server (or lets go of it, with ``--keep-servers``). New starts are refused from now on."""
         self._closed = True
-        for task in self._background:
-            task.cancel()
+        self._background.close()
         await self._idle.stop()
         await self.board.close()
         await self.switch_views.close()
@@ -273,9 +273,9 @@ class ServerManager:
         self.rooms.prefer(name, leaving if leaves else None, sparing)
         self._remember(name)
         if target.status.state is ServerState.ASLEEP:
-            self._in_background(self.board.bring_up(name))
+            self._background.begin(self.board.bring_up(name))
         elif not target.start() and leaves and other is not None and other.status.sleep is None:
-            self._in_background(other.stop())  # no plan of the target's start will ask for it
+            self._background.begin(other.stop())  # no plan of the target's start will ask for it
         return target
 
     async def wake(self, name: str) -> None:
@@ -356,12 +356,6 @@ class ServerManager:
         subject = start_subject(model, plan.options, plan.request.env, devices=reading.devices, vllm_python=python)
         return replace(plan, subject=subject)
 
-    def _in_background(self, work: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        task.add_done_callback(_log_failure)
-
     def _require_open(self) -> None:
         if self._closed:
             raise ManagerClosed("vLLM Deck is shutting down.", "Start it again to go on.")
@@ -384,8 +378,3 @@ class ServerManager:
             self._noted = name
         except OSError as error:  # only the next default depends on it
             log.warning("cannot note the model used last: %s", error)
-
-
-def _log_failure(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.error("%s", error)

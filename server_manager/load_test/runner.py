@@ -10,10 +10,10 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from server_manager.background import Background
 from server_manager.errors import ManagerClosed, NotAllowed, ServerManagerError, SpecError, StateDirError
 from server_manager.generation_config import context_length, is_context_scaled
 from server_manager.load_test.bench import Bench
@@ -53,7 +53,7 @@ class LoadTests:
         """Those that wait or run, and those whose last version could not be saved."""
         self._queue: list[str] = []
         self._running: tuple[str, asyncio.Task[None]] | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background(_tell_failure)
         self._closed = False
 
     # The app's own life
@@ -76,8 +76,7 @@ class LoadTests:
     async def close(self) -> None:
         """Ends the one that runs, its generator too. Those that wait go on when the app is back."""
         self._closed = True
-        for work in self._background:
-            work.cancel()
+        self._background.close()
         if self._running is not None:
             run_id, task = self._running
             if not self._live[run_id].run.is_over:  # else it is only being saved
@@ -267,7 +266,7 @@ class LoadTests:
                 await live.save()
             except BaseException:
                 # Beside what comes next: whoever stopped it does not wait for that. At its own end the app ends all.
-                self._in_background(self._leave(live, row.model))
+                self._background.begin(self._leave(live, row.model), name="after a ladder")
                 raise
             await put_away(row.model, live.run.found or {}, self._bench)
         await bring_back(live, self._bench)
@@ -275,15 +274,6 @@ class LoadTests:
     async def _leave(self, live: LiveRun, model: str) -> None:
         await put_away(model, live.run.found or {}, self._bench)
         await bring_back(live, self._bench)
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._closed:
-            work.close()
-            return
-        task = asyncio.create_task(work, name="after a ladder")
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        task.add_done_callback(_look_at)
 
     async def _settled(self, run_id: str) -> None:
         """Waits until a run that is over has been saved for the last time."""
@@ -339,6 +329,6 @@ def _default_name(models: Sequence[str], kind: RunKind) -> str:
     return ", ".join(models)[:MAX_NAME_CHARS] if kind is not RunKind.SLA else f"{models[0]} SLA"
 
 
-def _look_at(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) and not isinstance(error, ManagerClosed):
+def _tell_failure(error: BaseException) -> None:
+    if not isinstance(error, ManagerClosed):
         log.error("putting models away after a ladder failed", exc_info=error)

@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from server_manager.background import Background
 from server_manager.client import ServerClient
 from server_manager.errors import InsufficientMemory, ServerManagerError
 from server_manager.memory_plan.decision import Decision
@@ -110,16 +111,14 @@ class Switchboard:
         self._wakes: dict[str, asyncio.Task[None]] = {}
         self._moving: set[str] = set()
         self._made_room_at: dict[str, float] = {}
-        self._background: set[asyncio.Task[Any]] = set()
-        self._closed = False
+        self._background = Background(_tell_failure)
 
     async def close(self) -> None:
         """Ends what goes on in the background; nothing more is brought back from now on."""
-        self._closed = True
-        tasks = [*self._background, *self._wakes.values()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        wakes = tuple(self._wakes.values())
+        for wake in wakes:
+            wake.cancel()
+        if tasks := (*self._background.close(), *wakes):
             await asyncio.wait(tasks)
 
     # Requests
@@ -178,7 +177,7 @@ class Switchboard:
         finally:
             change.claims.close()
         self._server(name).show_waiting(None)
-        self._in_background(self._follow_start(change))
+        self._background.begin(self._follow_start(change))
         return decision
 
     async def wake(self, name: str, decide: Decide) -> None:
@@ -229,12 +228,12 @@ class Switchboard:
                     self._moving.discard(name)
             if server.status.state is ServerState.READY:
                 self.uses.grant_all(name)
-                self._in_background(self._watch.after_wake(name, level))
+                self._background.begin(self._watch.after_wake(name, level))
         except BaseException as error:
             server.show_waiting(None)
             # Where it did not wake well it starts cold, and needs the room all the same.
             if server.status.state in (ServerState.STARTING, ServerState.STOPPING):
-                self._in_background(self._follow_start(change))
+                self._background.begin(self._follow_start(change))
             else:
                 self._undo(change)
                 if isinstance(error, ServerManagerError):
@@ -248,7 +247,7 @@ class Switchboard:
         """Until the start is over: then those who wait are let through, or the change is undone."""
         if await self._server(change.name).until_started():
             self.uses.grant_all(change.name)
-            self._in_background(self._watch.after_start(change.name))
+            self._background.begin(self._watch.after_start(change.name))
         else:
             self._undo(change)
         self._tell()
@@ -330,14 +329,14 @@ class Switchboard:
         end = await server.stop()
         self._made_room_at[action.name] = time.time()
         if end:
-            self._in_background(self._watch.after_stop(action.name, end))
+            self._background.begin(self._watch.after_stop(action.name, end))
 
     async def _sleep(self, name: str, level: int) -> None:
         self._moving.add(name)
         self._watch.before_sleep(name)
         try:
             await self._server(name).sleep(level)
-            self._in_background(self._watch.after_sleep(name))
+            self._background.begin(self._watch.after_sleep(name))
         finally:
             self._moving.discard(name)
             self._tell()
@@ -347,22 +346,13 @@ class Switchboard:
         for name in change.put_away:
             if self._server(name).status.state in (ServerState.ASLEEP, ServerState.STOPPED):
                 log.info("%s did not come up: %s is brought back.", change.name, name)
-                self._in_background(self.bring_up(name))
+                self._background.begin(self.bring_up(name))
         change.put_away.clear()
 
     async def bring_up(self, name: str) -> None:
         """Starts or wakes it, if need be. Raises what ``use`` raises."""
         async with self.use(name):
             pass
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._closed:
-            work.close()
-            return
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        task.add_done_callback(_look_at)
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -378,5 +368,10 @@ class Switchboard:
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) and not isinstance(error, ServerManagerError):
+    if not task.cancelled() and (error := task.exception()):
+        _tell_failure(error)
+
+
+def _tell_failure(error: BaseException) -> None:
+    if not isinstance(error, ServerManagerError):
         log.error("a change of servers failed", exc_info=error)
