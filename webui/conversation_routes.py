@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 import msgspec
 from fastapi import APIRouter, Query, Response
@@ -18,6 +17,7 @@ from server_manager import (
     conversation_file_name,
     turn_dict,
 )
+from webui.attachment import attachment
 from webui.body_limit import LimitedRoute
 from webui.rest import AnyUser, Context
 
@@ -114,13 +114,10 @@ async def export(
     make = conversation_as_json if format == "json" else conversation_as_markdown
     text = await asyncio.to_thread(make, whole)
     name = conversation_file_name(whole.header.title, format)
-    stem = name.removesuffix(f".{format}").encode("ascii", "ignore").decode().replace("'", "").strip(" .")
-    plain = f"{stem or 'conversation'}.{format}"
-    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
     return Response(
         text,
         media_type="application/json" if format == "json" else "text/markdown; charset=utf-8",
-        headers={**_PRIVATE, "Content-Disposition": disposition},
+        headers={**_PRIVATE, **attachment(name, "conversation")},
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 import msgspec
 from fastapi import APIRouter, Header, Query, Response
@@ -22,6 +21,7 @@ from server_manager import (
     load_test_as_png,
     load_test_file_name,
 )
+from webui.attachment import attachment
 from webui.body_limit import LimitedRoute
 from webui.context import AppContext
 from webui.failure_view import translated
@@ -140,12 +140,10 @@ async def export(
         "png": lambda: load_test_as_png(run, dark=dark),
     }
     name = load_test_file_name(run, form)
-    plain = name.encode("ascii", "ignore").decode().lstrip("-.") or f"load-test.{form}"
-    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
     return Response(
         await asyncio.to_thread(make[form]),
         media_type=_TYPES[form],
-        headers={**_PRIVATE, "Content-Disposition": disposition},
+        headers={**_PRIVATE, **attachment(name, "load-test", edges="-.")},
     )
 
 
