@@ -230,7 +230,11 @@ class LoadTests:
         """From its turn to its end; every way of ending is written into the run."""
         try:
             live.change(state=LoadState.RUNNING, started_at=live.run.started_at or time.time())
-            await (self._climb(live) if live.run.kind is RunKind.LADDER else self._measure_rows(live))
+            if live.run.kind is RunKind.LADDER:
+                await self._climb(live)
+            else:
+                await live.save()
+                await measure_row(live, 0, self._bench)
         except asyncio.CancelledError:
             await self._over(live, LoadState.STOPPED if live.run.stop_asked else LoadState.INTERRUPTED)
         except ServerManagerError as error:
@@ -247,12 +251,6 @@ class LoadTests:
             if state is LoadState.FAILED and len(live.run.rows) == 1:
                 live.change(error=live.row(0).error)
             await self._over(live, state)
-
-    async def _measure_rows(self, live: LiveRun) -> None:
-        await live.save()
-        for row in range(len(live.run.rows)):
-            await measure_row(live, row, self._bench)
-            await live.save()
 
     async def _climb(self, live: LiveRun) -> None:
         """A ladder: each model is put away before the next; what was up before is up at the end."""
