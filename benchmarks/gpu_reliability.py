@@ -68,6 +68,7 @@ class App:
     def __init__(self, models_dir: str, state_dir: str, *more: str, env: dict[str, str] | None = None) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
+        self.state_dir = state_dir
         argv = [sys.executable, "app.py", "--no-start", "--port", str(port), "--state-dir", state_dir, *more]
         self.process = subprocess.Popen([*argv, "--models-dir", models_dir], cwd=ROOT, env=env)
         wait_for(lambda: answers(self.url), "the app")

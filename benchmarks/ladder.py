@@ -2,10 +2,10 @@
 
     python -m benchmarks.ladder NAME_OR_FOLDER… --concurrency 1,8,32,128 [--rounds N] [--set K=V] [--env K=V] [-- FLAGS]
 
-FLAGS are those of `app.py bench`, which first measures all models as anybody would; its files are kept as they are.
-Then each model is brought up once more, and in each round the product measures every level (`app.py bench`, through the
-app that is running) and each of its lines is run by hand, on the same server. Prompts are the same both times, so the
-models are served without prefix cache. Every even round goes by hand first, with the lines of the round before.
+FLAGS are those of `app.py bench`, which first measures all models as anybody would, by the app that is running; its
+files are kept as they are. Then each model is brought up once more (woken, where it can sleep) and each of the lines
+that the product gave is run by hand, on the same server. With more rounds the product and the lines by hand take turns:
+product, by hand, by hand, product, … Prompts are the same both times, so the models are served without prefix cache.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.app_start import ROOT
 from benchmarks.gpu_reliability import App
+from benchmarks.gpu_walk import post
 from benchmarks.machine import RESULTS, write_results
 from server_manager.handle_store import HandleStore
 from server_manager.settings import default_vllm_command
@@ -82,30 +85,41 @@ def by_hand(line: str, key: str, out: Path) -> dict[str, float]:
     return {name: found[name] for name in FIGURES}
 
 
-def compare(app: App, state: str, models_dir: str, name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every round of one model: its levels with the figures of both."""
-    status = app.start(name)
-    if status["state"] != "ready":
+def by_product(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """The levels of one model in what the product wrote, by their labels."""
+    row = next(row for row in run["rows"] if row["model"] == name)
+    return {level["label"]: level for level in row["levels"]}
+
+
+def compare(
+    app: App, bench_once: Callable[[list[str]], dict[str, Any]], ladder: dict[str, Any], number: int, name: str
+) -> list[dict[str, Any]]:
+    """One round of one model: its levels with the figures of both. Round 0 has the ladder's own as the product's."""
+    if app.status(name)["state"] == "asleep":
+        post(f"{app.url}/api/servers/{name}/wake", {})
+    elif (status := app.start(name))["state"] != "ready":
         raise RuntimeError(f"{name}: {status['exit']}")
-    records = HandleStore(Path(state) / "servers").load_all()
+    records = HandleStore(Path(app.state_dir) / "servers").load_all()
     key = next(record.api_key for record in records if record.name == name)
-    rounds, lines = [], dict[str, str]()
+    base_url = app.status(name)["base_url"]
+    levels = by_product(ladder, name)
+    if product_first := number % 2 == 0:
+        levels = by_product(bench_once([name]), name) if number else levels
     with tempfile.TemporaryDirectory(prefix="l-") as folder:
-        for index in range(args.rounds):
-            hand: dict[str, Any] = {}
-            if index % 2:
-                hand = {label: by_hand(line, key, Path(folder) / "hand.json") for label, line in lines.items()}
-            run = bench(state, models_dir, [name], Path(folder) / "product", args)
-            levels = run["rows"][0]["levels"]
-            lines = {level["label"]: level["command"] for level in levels}
-            if not hand:
-                hand = {label: by_hand(line, key, Path(folder) / "hand.json") for label, line in lines.items()}
-            for level in levels:
-                product = {figure: level["metrics"][figure] for figure in FIGURES}
-                entry = {"model": name, "round": index, "level": level["label"], "line": level["command"]}
-                rounds.append({**entry, "product": product, "hand": hand[level["label"]]})
-                print(f"{name} at {level['label']}: {difference(rounds[-1:], 'output_throughput'):+.1f} %", flush=True)
-    app.stop(name)
+        # Where it could not sleep it has another port by now.
+        lines = {
+            label: re.sub(r"--base-url \S+", f"--base-url {base_url}", each["command"])
+            for label, each in levels.items()
+        }
+        hand = {label: by_hand(line, key, Path(folder) / "hand.json") for label, line in lines.items()}
+    if not product_first:
+        levels = by_product(bench_once([name]), name)
+    rounds = []
+    for label, level in levels.items():
+        product = {figure: level["metrics"][figure] for figure in FIGURES}
+        entry = {"model": name, "round": number, "level": label, "line": level["command"]}
+        rounds.append({**entry, "product": product, "hand": hand[label]})
+        print(f"{name} at {label}: {difference(rounds[-1:], 'output_throughput'):+.1f} %", flush=True)
     return rounds
 
 
@@ -160,7 +174,8 @@ def _beside(rounds: list[dict[str, Any]]) -> list[str]:
         "## Beside `vllm bench serve` by hand",
         "",
         "The exact line that the product gives, run in a shell on the same server; prefix caching off, so that the",
-        f"same prompts can be sent twice. Product / by hand (difference in per cent), medians of {count} rounds each.",
+        "same prompts can be sent twice. Product / by hand (difference in per cent), medians of up to "
+        f"{count} {'rounds' if count > 1 else 'round'} each.",
         "",
         f"| model | concurrency | {' | '.join(FIGURES.values())} |",
         f"|---|---:|{'---:|' * len(FIGURES)}",
@@ -218,7 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="+", help="names of the catalogue, or folders with a model")
     parser.add_argument("--concurrency", default="1,8,32,128")
-    parser.add_argument("--rounds", type=int, default=1, help="of product and by hand; 0: only the ladder")
+    parser.add_argument("--rounds", type=int, default=1, help="of the lines by hand; 0: only the ladder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="in every model's file")
     parser.add_argument("--env", action="append", default=[], metavar="KEY=VALUE", help="in every server's environment")
     parser.add_argument("--out", type=Path, default=RESULTS / "ladder")
@@ -235,16 +250,19 @@ def main() -> None:
         names = [model_file(model, models_dir, options, args.env) for model in args.models]
         shown = [Path(word).name if Path(word).is_dir() else word for word in words]
         command = " ".join(["python -m benchmarks.ladder", *shown])
-        ladder = bench(state, str(models_dir), names, args.out, args)
-        if args.rounds:
-            app = App(str(models_dir), state)
-            try:
+        app = App(str(models_dir), state)
+        try:
+            ladder = bench(state, str(models_dir), names, args.out, args)
+            write_results("ladder", {"rounds": rounds}, command, summary(ladder, rounds, args.note), args.out)
+            again = Path(folder) / "again"
+            for number in range(args.rounds):
                 for name in names:
-                    rounds += compare(app, state, str(models_dir), name, args)
+                    rounds += compare(
+                        app, lambda some: bench(state, str(models_dir), some, again, args), ladder, number, name
+                    )
                     write_results("ladder", {"rounds": rounds}, command, summary(ladder, rounds, args.note), args.out)
-            finally:
-                app.end()
-    write_results("ladder", {"rounds": rounds}, command, summary(ladder, rounds, args.note), args.out)
+        finally:
+            app.end()
     models = {str(Path(model).resolve().parent): "MODELS" for model in args.models if Path(model).is_dir()}
     hide_folders(args.out, {state: "STATE", **models})
 

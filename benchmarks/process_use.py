@@ -47,7 +47,7 @@ def use_of(pid: int) -> Use:
         try:
             figures = (task / "schedstat").read_text().split()
             status = (task / "status").read_text()
-        except FileNotFoundError:  # a thread that has ended just now
+        except (FileNotFoundError, ProcessLookupError):  # a thread that has ended just now
             continue
         cpu_ns, waited_ns, runs = cpu_ns + int(figures[0]), waited_ns + int(figures[1]), runs + int(figures[2])
         forced += next(int(line.split()[1]) for line in status.splitlines() if line.startswith(_FORCED))
