@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.types import Message, Send
 
 from server_manager import ChatRequest, DoneFrame, ProgressFrame, ServerManagerError, TextFrame, TurnFrame
 from webui.body_limit import LimitedRoute
-from webui.context import AppContext
 from webui.conversation_routes import Text
 from webui.errors import error_dict
 from webui.rest import AnyUser, Context
 from webui.snapshot import status_dict, without_command
 
 log = logging.getLogger(__name__)
-router = APIRouter(route_class=LimitedRoute)
+
+
+class QuestionRoute(LimitedRoute):
+    """A route whose requests are let through a few at a time, until each has its first frame."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def in_turn(request: Request) -> Response:
+            request.state.next_may_come = leave = await request.app.state.doorstep.enter()
+            try:
+                return await handle(request)
+            except BaseException:
+                leave()
+                raise
+
+        return in_turn
+
+
+router = APIRouter(route_class=QuestionRoute)
+Frame = TextFrame | TurnFrame | ProgressFrame | DoneFrame
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -49,14 +68,15 @@ class Question(BaseModel):
 
 
 @router.post("/api/chat", response_class=StreamingResponse)
-async def chat(question: Question, context: Context, user: AnyUser) -> StreamingResponse:
+async def chat(question: Question, context: Context, user: AnyUser, request: Request) -> StreamingResponse:
     """Streams an answer as lines of JSON: `progress`, `turn`, `text`, and last `done` or `error`.
 
     A model that is not up is started first. Closing the connection aborts the request in vLLM.
     """
     # Without a login everybody is the same user.
     most = context.settings.chats_per_user if context.access.login_required else None
-    frames = _lines(context, chat_request(question), user.name, may_start=user.is_operator, most=most)
+    answer = context.chat.answer(chat_request(question), owner=user.name, may_start=user.is_operator, most=most)
+    frames = _lines(answer, request.state.next_may_come)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return AnswerResponse(frames, context.settings.switch_patience, headers)
 
@@ -100,13 +120,11 @@ def chat_request(question: Question) -> ChatRequest:
     return ChatRequest(**given)
 
 
-async def _lines(
-    context: AppContext, request: ChatRequest, owner: str, *, may_start: bool, most: int | None
-) -> AsyncGenerator[bytes, None]:
+async def _lines(answer: AsyncGenerator[Frame, None], next_may_come: Callable[[], None]) -> AsyncGenerator[bytes, None]:
     try:
-        answer = context.chat.answer(request, owner=owner, may_start=may_start, most=most)
         async with aclosing(answer) as frames:
             async for frame in frames:
+                next_may_come()
                 yield _line(frame)
     except ServerManagerError as error:
         yield _encode({"type": "error", **error_dict(error)})
@@ -115,9 +133,11 @@ async def _lines(
         yield _encode(
             {"type": "error", "code": "mistake", "message": "vLLM Deck made a mistake.", "next_step": "See its log."}
         )
+    finally:
+        next_may_come()
 
 
-def _line(frame: TextFrame | TurnFrame | ProgressFrame | DoneFrame) -> bytes:
+def _line(frame: Frame) -> bytes:
     if isinstance(frame, TextFrame):
         return _encode_text(frame)
     if isinstance(frame, TurnFrame):

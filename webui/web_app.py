@@ -27,6 +27,7 @@ from webui.chat_route import router as chat_router
 from webui.code_route import router as code_router
 from webui.context import AppContext
 from webui.conversation_routes import router as conversation_router
+from webui.doorstep import Doorstep
 from webui.errors import install_error_handlers
 from webui.failure_route import router as failure_router
 from webui.gateway_app import GatewayMiddleware
@@ -90,6 +91,7 @@ def build_web_app(context: AppContext, running: Running) -> FastAPI:
         static_url="/docs-static",
     )
     app.state.context = context
+    app.state.doorstep = Doorstep()
     app.state.snapshot = Snapshot(context.manager, poller, context.ledger, context.notices)
     install_error_handlers(app)
     app.include_router(rest_router, tags=["servers and models"])
