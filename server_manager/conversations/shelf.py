@@ -11,13 +11,14 @@ import logging
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from server_manager.conversations import tree
+from server_manager.conversations.batches import Batches
 from server_manager.conversations.database import Database, Work
 from server_manager.conversations.tree import Draft
 from server_manager.errors import NotKept, StateDirError
@@ -41,6 +42,7 @@ class Shelf:
         self._notice = ""
         self._memory = Database()
         self._file = Database(path, self._tell_damage) if path else None
+        self._saves = Batches[Draft](self._file.run, self._save_here) if self._file else None
         self._temporary: OrderedDict[str, None] = OrderedDict()
         self._adrift: set[str] = set()
         """Those to be kept that are in memory. Changed in the thread that writes the file alone."""
@@ -63,7 +65,7 @@ class Shelf:
 
     def open(self) -> Future[None]:
         """Tries the file; what is wrong with it becomes a notice."""
-        return self._file.run(self._bring_home_here) if self._file else self._memory.run(lambda: None)
+        return self._run(self._bring_home_here) if self._file else self._memory.run(lambda: None)
 
     async def read(self, conversation: str, work: Work[T]) -> T:
         """Reads where the conversation is now. Raises ``StateDirError``, and what ``work`` raises."""
@@ -89,9 +91,9 @@ class Shelf:
 
     def save(self, draft: Draft) -> Future[None]:
         """Keeps a turn, in memory where the file cannot be written: raises nothing but our own mistakes."""
-        if self._file is None or self.is_temporary(draft.header.id):
+        if self._saves is None or self.is_temporary(draft.header.id):
             return self._memory.write(lambda connection: tree.save(connection, draft))
-        return self._file.run(lambda: self._save_here(draft))
+        return self._saves.add(draft)
 
     def change(self, conversation: str, work: Work[T], *, born: str | None = None) -> Future[T]:
         """Changes a conversation where it is; ``born`` is another one that ``work`` makes beside it.
@@ -111,7 +113,7 @@ class Shelf:
             self._adrift.update({born} if born else ())
             return found
 
-        return file.run(change)
+        return self._run(change)
 
     def change_file(self, work: Work[T], *, purge: bool = False) -> Future[T]:
         """Changes what is no conversation; ``purge``: for good. Raises as ``change``."""
@@ -123,7 +125,7 @@ class Shelf:
                 home.purge_here()
             return found
 
-        return home.run(change)
+        return self._run(change)
 
     def delete(self, conversations: list[str]) -> Future[None]:
         """For good, from the file and from memory. Raises ``StateDirError``: then they are still there."""
@@ -131,7 +133,7 @@ class Shelf:
             for each in conversations:
                 self._temporary.pop(each, None)
             return self._memory.write(lambda connection: _delete(connection, conversations))
-        return self._file.run(lambda: self._delete_here(conversations))
+        return self._run(lambda: self._delete_here(conversations))
 
     def delete_all(self, owner: str) -> Future[int]:
         """All of somebody's; their number. Raises as ``delete``."""
@@ -151,7 +153,7 @@ class Shelf:
             _delete(connection, found)
             return len(found)
 
-        return self._file.run(delete) if self._file else self._memory.write(delete_from_memory)
+        return self._run(delete) if self._file else self._memory.write(delete_from_memory)
 
     def evict(self, busy: set[str]) -> None:
         """Drops temporary conversations where there are too many; those that are ``busy`` stay."""
@@ -166,11 +168,17 @@ class Shelf:
     def close(self) -> None:
         """Blocks until all is written that can be. A second time does nothing."""
         if self._file and not self._file.is_closed:
-            self._file.run(self._bring_home_here).result()
+            self._run(self._bring_home_here).result()
             self._file.close()
             if self._adrift:
                 log.error("%d conversations could not be written and are lost: %s", len(self._adrift), self._notice)
         self._memory.close()
+
+    def _run(self, work: Callable[[], T]) -> Future[T]:
+        """In the thread that writes, after all that was asked before, and before whatever is asked later."""
+        if self._saves:
+            self._saves.close()
+        return (self._file or self._memory).run(work)
 
     def _home(self, conversation: str) -> Database:
         in_memory = conversation in self._temporary or conversation in self._adrift
@@ -178,19 +186,35 @@ class Shelf:
 
     # In the thread that writes the file
 
-    def _save_here(self, draft: Draft) -> None:
+    def _save_here(self, drafts: Sequence[Draft]) -> None:
         assert self._file is not None
-        conversation = draft.header.id
         if self._failed_at is not None and time.monotonic() - self._failed_at > _RETRY_SECONDS:
             self._bring_home_here()
-        if self._failed_at is None:
+        save = partial(_save, drafts=drafts)
+        try:
+            if self._failed_at is None:
+                try:
+                    self._file.write_here(save)
+                    return
+                except StateDirError as error:
+                    self._fail(error)
+            self._memory.write(save).result()
+        except Exception:  # a mistake in one of them, whatever it is, must not cost the others
+            if len(drafts) == 1:
+                raise
+            self._save_each_here(drafts)
+            return
+        self._adrift.update(draft.header.id for draft in drafts)
+
+    def _save_each_here(self, drafts: Sequence[Draft]) -> None:
+        mistakes = []
+        for draft in drafts:
             try:
-                self._file.write_here(lambda connection: tree.save(connection, draft))
-                return
-            except StateDirError as error:
-                self._fail(error)
-        self._memory.write(lambda connection: tree.save(connection, draft)).result()
-        self._adrift.add(conversation)
+                self._save_here([draft])
+            except Exception as error:  # noqa: BLE001  # as above
+                mistakes.append(error)
+        if mistakes:
+            raise mistakes[0]
 
     def _bring_home_here(self) -> None:
         """Writes what is adrift into the file, if that works by now."""
@@ -247,6 +271,11 @@ class Shelf:
                 return
             self._temporary.pop(conversation, None)
             _delete(connection, [conversation])
+
+
+def _save(connection: sqlite3.Connection, drafts: Sequence[Draft]) -> None:
+    for draft in drafts:
+        tree.save(connection, draft)
 
 
 def _delete(connection: sqlite3.Connection, conversations: list[str]) -> None:
