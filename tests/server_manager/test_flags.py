@@ -1,11 +1,6 @@
-"""The flag table, and that it is what vLLM's own parser says."""
+"""The flag table. ``test_vllm_parser.py`` holds it against vLLM's own parser."""
 
 from __future__ import annotations
-
-import importlib.util
-import json
-import subprocess
-import sys
 
 import pytest
 
@@ -72,45 +67,3 @@ def test_help_is_a_sentence_for_every_flag() -> None:
     for flag in flags.flag_table().flags:
         assert 4 < len(flag.help) < 400, flag
         assert "(default:" not in flag.help, flag
-
-
-_DUMP = """
-import json
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-rows = []
-for action in make_arg_parser(FlexibleArgumentParser(prog="vllm serve"))._actions:
-    if action.option_strings:
-        choices = [str(choice) for choice in action.choices or ()]
-        rows.append([action.option_strings, action.nargs, type(action).__name__, choices])
-print("\\n" + json.dumps(rows))
-"""
-
-
-@pytest.mark.real
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
-def test_the_table_is_what_the_installed_vllm_has() -> None:
-    result = subprocess.run([sys.executable, "-c", _DUMP], capture_output=True, text=True, timeout=280, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
-    version = subprocess.run(
-        [sys.executable, "-c", "import vllm.version as v; print(v.__version__)"],
-        capture_output=True, text=True, timeout=280, check=False,
-    ).stdout  # fmt: skip
-    if not version.strip().splitlines()[-1].startswith(flags.flag_table().vllm_release):
-        pytest.skip(f"the table is of {flags.flag_table().vllm_version}, installed is {version.strip()}")
-    takes = {None: "one", "?": "optional", "+": "many", "*": "many", 0: "none"}
-    seen: set[str] = set()
-    for forms, nargs, kind, choices in json.loads(result.stdout.strip().splitlines()[-1]):
-        if "--help" in forms:
-            continue
-        flag = flags.find_form(forms[0])
-        assert flag is not None, forms
-        seen.add(flag.name)
-        assert flag.takes == takes[nargs], forms
-        assert set(forms) >= {f"--{flag.name}", *flag.aliases}
-        assert flag.negatable == (f"--no-{flag.name}" in forms)
-        assert flag.repeatable == (kind == "_AppendAction")
-        assert list(flag.choices) == choices or not flag.choices
-    assert seen == {flag.name for flag in flags.flag_table().flags}
