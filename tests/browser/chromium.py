@@ -20,9 +20,9 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """One Chromium for a module. Not for the session: Playwright's event loop would be in the way of others' tests."""
+    """One Chromium for a folder. Not for the session: Playwright's event loop would be in the way of others' tests."""
     with sync_playwright() as playwright:
         found = launch_chromium(playwright)
         yield found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from deck_app import DeckApp, Place
@@ -43,26 +44,50 @@ def app(shared_app: DeckApp) -> Iterator[DeckApp]:
 
 
 OpenPage = Callable[..., DeckPage]
+Parked = dict[tuple[object, ...], DeckPage]
+
+
+@pytest.fixture(scope="package")
+def parked(browser: Browser) -> Iterator[Parked]:
+    """Pages that tests are done with, by app and kind. Loading the page into one of them takes half of what it takes
+    to load it into a new one, whose browser has fetched and compiled nothing yet."""
+    found: Parked = {}
+    yield found
+    for page in found.values():
+        page.close()
 
 
 @pytest.fixture
-def open_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[OpenPage]:
+def open_page(browser: Browser, parked: Parked) -> Iterator[OpenPage]:
     """Opens the page of an app, as a new person would: ``open_page(app, model="quick", locale="zh-CN")``.
+
+    The browser may be one that another test is done with: nothing is left of what it had kept. A test that changes the
+    browser itself, or wants to see everything fetched, says ``own=True``; a ``context`` is its own too.
 
     When the test is over none of them may have asked another host for anything, or written an error to the console,
     except for what the test has put into ``page.expected_errors``.
     """
-    pages: list[DeckPage] = []
+    pages: list[tuple[DeckPage, tuple[object, ...] | None]] = []
 
-    def open_page(app: DeckApp, **options: object) -> DeckPage:
-        page = DeckPage.open(browser, app.url, **options)  # type: ignore[arg-type]
-        pages.append(page)
+    def open_page(app: DeckApp, *, model: str | None = None, own: bool = False, **options: Any) -> DeckPage:
+        kind = None if own or "context" in options else (app.url, *sorted(options.items()))
+        if kind in parked:
+            page = parked.pop(kind)
+            pages.append((page, kind))
+            page.begin_anew(model)
+        else:
+            page = DeckPage.open(browser, app.url, model=model, **options)
+            pages.append((page, kind))
         return page
 
     yield open_page
-    for page in pages:
-        page.close()
-    for page in pages:
+    for page, kind in pages:
+        if kind is None or kind in parked or page.context.pages != [page.page]:
+            page.close()
+        else:
+            page.park()
+            parked[kind] = page
+    for page, _ in pages:
         assert not page.outside_requests, f"asked other hosts: {page.outside_requests}"
         assert not page.unexpected_errors(), f"errors in the console: {page.unexpected_errors()}"
 

@@ -53,13 +53,34 @@ class DeckPage:
             viewport={"width": width, "height": height}, locale=locale, timezone_id="UTC", **options
         )
         found = cls(context, url)
-        if model:
-            name = model.replace("'", "")
-            found.page.add_init_script(
-                f"if (!sessionStorage.getItem('deck-model')) sessionStorage.setItem('deck-model', '{name}')"
-            )
-        found.load()
+        found.page.goto(found.blank)
+        found.begin(model)
         return found
+
+    @property
+    def blank(self) -> str:
+        """An address of the app without the page, where what the browser keeps for it can be changed."""
+        return f"{self.url}/healthz"
+
+    def park(self) -> None:
+        """Leaves the page, which asks the app for nothing any more."""
+        self.page.unroute_all()
+        self.context.clear_permissions()
+        self.page.goto(self.blank)
+
+    def begin_anew(self, model: str | None) -> None:
+        """From ``park``: as a new person, of whom the browser knows nothing but the files that it has fetched."""
+        self.context.clear_cookies()
+        self.page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        for noted in (self.requests, self.errors, self.expected_errors):
+            noted.clear()
+        self.begin(model)
+
+    def begin(self, model: str | None) -> None:
+        """From ``blank``: opens the page with ``model`` chosen."""
+        if model:
+            self.page.evaluate("name => sessionStorage.setItem('deck-model', name)", model)
+        self.load()
 
     def load(self) -> None:
         """Opens the page, or loads it again."""

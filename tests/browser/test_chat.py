@@ -49,7 +49,7 @@ def test_answer_streams_and_is_there_once(app: DeckApp, open_page: OpenPage) -> 
 def test_answer_never_leaves_the_view_while_it_moves_up(app: DeckApp, open_page: OpenPage) -> None:
     app.place.add_model("brief", tokens_per_second=60, answer_tokens=120)
     app.start("brief")
-    page = open_page(app, model="brief")
+    page = open_page(app, model="brief", own=True)
     # A slow computer: drawing the turns takes longer than a frame.
     page.context.new_cdp_session(page.page).send("Emulation.setCPUThrottlingRate", {"rate": 6})
     page.send("Go")

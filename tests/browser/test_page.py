@@ -19,17 +19,17 @@ from server_manager import SAMPLING_PARAMS
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 
 TABS = ("chat", "servers", "gpus")
+LONG_NAME = "a-model-with-a-rather-long-name-as-they-have-them-on-the-hub-Instruct-GPTQ-Int4"
 
 
 @pytest.fixture
 def busy_app(app: DeckApp) -> DeckApp:
     """With something of every kind on the page: a server that is up, one that failed, one that is starting."""
-    app.place.add_model("a-model-with-a-rather-long-name-as-they-have-them-on-the-hub-Instruct-GPTQ-Int4", exit_code=1)
+    app.place.add_model(LONG_NAME, exit_code=1)
     app.place.add_model("in-preparation", ready_after=120)
     app.start("quick")
-    name = next(name for name in (s["name"] for s in app.get("/api/snapshot")["servers"]) if name.startswith("a-model"))
-    app.post(f"/api/servers/{name}/start", status=202)
-    app.wait_for(name, "failed")
+    app.post(f"/api/servers/{LONG_NAME}/start", status=202)
+    app.wait_for(LONG_NAME, "failed")
     app.post("/api/servers/in-preparation/start", status=202)
     return app
 
@@ -50,7 +50,7 @@ def fill_the_chat(page: DeckPage) -> None:
 
 def test_nobody_else_is_asked_and_nothing_is_complained_about(busy_app: DeckApp, open_page: OpenPage) -> None:
     """The fixture looks at all requests and at the console when the page is closed."""
-    page = open_page(busy_app, model="quick")
+    page = open_page(busy_app, model="quick", own=True)
     fill_the_chat(page)
     for tab in TABS:
         page.open_tab(tab)
@@ -62,7 +62,7 @@ def test_nobody_else_is_asked_and_nothing_is_complained_about(busy_app: DeckApp,
 
 
 def test_every_script_comes_from_us(app: DeckApp, open_page: OpenPage) -> None:
-    page = open_page(app)
+    page = open_page(app, own=True)
     assert page.page.evaluate('document.querySelectorAll(\'script[src^="http"]:not([src*="127.0.0.1"])\').length') == 0
     assert page.page.evaluate("[...document.fonts].filter(f => f.status === 'error').map(f => f.family)") == []
 
@@ -174,7 +174,7 @@ def own_app(tmp_path: Path) -> Iterator[tuple[Place, DeckApp]]:
 
 def test_page_outlives_the_app(own_app: tuple[Place, DeckApp], open_page: OpenPage) -> None:
     place, app = own_app
-    page = open_page(app, model="quick")
+    page = open_page(app, model="quick", own=True)
     page.ask("Before")
     page.expected_errors += [
         "ERR_CONNECTION_REFUSED",
