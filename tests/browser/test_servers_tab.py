@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 
 @pytest.fixture
 def tab(app: DeckApp, open_page: OpenPage) -> DeckPage:
-    """The tab, with a model ``clerk`` that takes 8 s to start and talks slowly."""
-    app.place.add_model("clerk", ready_after=8, tokens_per_second=5, answer_tokens=500)
+    """The tab, with a model ``clerk`` that talks slowly."""
+    app.place.add_model("clerk", tokens_per_second=5, answer_tokens=500)
     page = open_page(app, model="clerk")
     page.open_tab("servers")
     expect(page.server("clerk")).to_be_visible()
@@ -32,6 +32,7 @@ def written(place: Place, name: str) -> dict[str, object]:
 
 
 def test_life_of_a_server(app: DeckApp, tab: DeckPage) -> None:
+    app.place.add_model("clerk", ready_after=8)
     card = tab.server("clerk")
     tab.press("clerk", "Start")
     expect(card.locator(".chip")).to_have_text("starting")
@@ -58,6 +59,7 @@ def test_life_of_a_server(app: DeckApp, tab: DeckPage) -> None:
 
 
 def test_start_can_be_cancelled(app: DeckApp, tab: DeckPage) -> None:
+    app.place.add_model("clerk", ready_after=60)
     tab.press("clerk", "Start")
     expect(tab.server("clerk").locator(".chip")).to_have_text("starting")
     tab.press("clerk", "Cancel")
@@ -245,7 +247,7 @@ def test_source_of_one_model(app: DeckApp, tab: DeckPage) -> None:
     expect(tab.page.locator("#form-message")).to_contain_text("Saved.")
     env = (app.place.models_dir / "clerk.env").read_text()
     assert "https://mirror.example" in env
-    assert "FAKE_VLLM_READY_AFTER" in env, "variables that the form does not show are kept"
+    assert "FAKE_VLLM_ANSWER_TOKENS" in env, "variables that the form does not show are kept"
     choose_source(tab, "ModelScope")
     tab.page.locator("#form-save").click()
     env_file = app.place.models_dir / "clerk.env"
