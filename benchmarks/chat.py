@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks import chat_browser, chat_report
 from benchmarks.app_start import free_port
 from benchmarks.chat_report import Figures, Row
-from benchmarks.gateway import Setup, Target, accepts, idle_share, load, with_fake_engine, with_vllm
+from benchmarks.gateway import IDLE_S, Setup, Target, accepts, idle_share, load, with_fake_engine, with_vllm
 from benchmarks.gpu_walk import post
 from benchmarks.load_generator import APP
 from benchmarks.machine import RESULTS, write_page, write_results
@@ -72,7 +72,7 @@ def one_round(variant: Variant, chats: int, tokens: int, idle: float, turns: int
 
 def measure(variants: Sequence[Variant], levels: Sequence[int], args: argparse.Namespace) -> list[Row]:
     """Every round; before the first of a level each way has one that does not count."""
-    idle = {one.name: idle_share(one.pid) if one.pid else 0.0 for one in variants}
+    idle = {one.name: idle_share(one.pid, args.idle_seconds) if one.pid else 0.0 for one in variants}
     print("of a core when idle:", json.dumps(idle), flush=True)
     found: list[Row] = []
     for chats in levels:
@@ -88,14 +88,14 @@ def measure(variants: Sequence[Variant], levels: Sequence[int], args: argparse.N
     return found
 
 
-def measure_turns(page: Variant, rounds: int, tokens: int) -> list[Row]:
+def measure_turns(page: Variant, args: argparse.Namespace) -> list[Row]:
     """The page's path on the first turn of new conversations and on a late one, in turns."""
     assert page.pid is not None
-    idle = idle_share(page.pid)
+    idle = idle_share(page.pid, args.idle_seconds) if args.turn_rounds else 0.0
     found: list[Row] = []
-    for number in range(rounds):
+    for number in range(args.turn_rounds):
         for turn in (1, _TURN) if number % 2 else (_TURN, 1):
-            row = {"round": number, "turn": turn, **one_round(page, _TURN_CHATS, tokens, idle, turn - 1)}
+            row = {"round": number, "turn": turn, **one_round(page, _TURN_CHATS, args.turn_tokens, idle, turn - 1)}
             del row["first_tokens_s"]
             found.append(row)
             print(json.dumps(row), flush=True)
@@ -163,7 +163,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if python := playground_python(args.playground):
             variants.append(stack.enter_context(playground(python, engine)))
         results["rounds"] = measure(variants, args.levels, args)
-        results["turns"] = measure_turns(page, args.turn_rounds, args.turn_tokens)
+        results["turns"] = measure_turns(page, args)
     if args.browser:
         seen = chat_browser.measure(args.browser_rounds, 50, min(1, args.slow_rounds))
         results["browser"] = [asdict(one) for one in seen]
@@ -258,6 +258,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=256, help="of each answer")
     parser.add_argument("--turn-rounds", type=int, default=3)
     parser.add_argument("--turn-tokens", type=int, default=_TURN_TOKENS)
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_S, help="how long an idle app is watched")
     parser.add_argument("--rates", default=RATES, help="of the fake engine: tokens per second by open answers")
     parser.add_argument("--first-token-ms", default=FIRST_TOKEN_MS, help="of the fake engine, by open answers")
     parser.add_argument("--playground", metavar="PYTHON", help="of an environment with vllm-playground")

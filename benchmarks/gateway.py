@@ -39,7 +39,7 @@ from benchmarks.server_stop import answers, ask, wait_for
 from server_manager.handle_store import HandleStore
 
 WAYS = ("direct", "bytes", "gateway")
-_IDLE_S = 5.0
+IDLE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def load(target: Target, streams: int, tokens: int, *options: str) -> dict[str, 
     return found
 
 
-def idle_share(pid: int) -> float:
+def idle_share(pid: int, seconds: float = IDLE_S) -> float:
     """Of one core, while nobody asks for anything."""
     before = use_of(pid)
-    time.sleep(_IDLE_S)
-    return use_of(pid).since(before).cpu_s / _IDLE_S
+    time.sleep(seconds)
+    return use_of(pid).since(before).cpu_s / seconds
 
 
 def measure(

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 def test_every_way_brings_whole_answers_and_the_results_are_written(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "benchmarks.chat", "--levels", "1,3", "--rounds", "1", "--slow-rounds", "1"]
-    argv += ["--tokens", "8", "--turn-rounds", "0", "--out", str(tmp_path), "--name", "tiny"]
+    argv += ["--tokens", "8", "--turn-rounds", "0", "--idle-seconds", "0.2", "--out", str(tmp_path), "--name", "tiny"]
     subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, timeout=110)
     results = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))
     counted = {(one["variant"], one["chats"]): one["tokens"] for one in results["rounds"]}
