@@ -14,6 +14,8 @@ from processes import FAKE_MEMORY
 
 HERE = Path(__file__).resolve().parent
 os.environ["FAKE_VLLM_SHM_NAME"] = FAKE_MEMORY
+# Else matplotlib would look at every font of the machine again in each home that a test makes.
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
 
 
 @pytest.fixture
