@@ -46,9 +46,12 @@ PROCESS_FIXTURES = frozenset(
 """Whoever uses one of these starts the app, vLLM or the fake: a second each, and there are hundreds."""
 
 
-LONGEST_FIRST = ("real", "whole_app", "faults", "browser", "launchers", "webui")
-"""Folders whose tests take longest, so that no worker is left alone with a long file at the end. The real vLLM and the
-page, which must not run at the same time, are not beside each other."""
+LONGEST_FIRST = (
+    "real", "whole_app", "faults", "browser", "launchers", "webui", "benchmarks", "test_start_progress.py", "tools",
+    "server_manager",
+)  # fmt: skip
+"""Folders and files whose tests take longest, so that no worker is left alone with a long file at the end. The real
+vLLM and the page, which must not run at the same time, are not beside each other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
