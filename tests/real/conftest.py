@@ -34,26 +34,33 @@ class RealPlace(Place):
         """Where the app keeps the bundled model."""
         return self.state_dir / "cache" / "models" / SMOLLM2
 
+    @property
+    def model_infos(self) -> Path:
+        """What vLLM keeps of each architecture, to find which it imports itself once more."""
+        return self.home / ".cache" / "vllm" / "modelinfos"
+
 
 @pytest.fixture(scope="session")
-def bundled_model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Filled by the first test, whose app converts the bundled model: the others need not wait for that again."""
-    return {}
+def first_place() -> list[RealPlace]:
+    """Filled by the first test, whose app converts the bundled model: the others need not wait for that again, nor for
+    what vLLM finds out at its first start."""
+    return []
 
 
 @pytest.fixture
-def real_place(tmp_path: Path, bundled_model: dict[str, Path]) -> Iterator[RealPlace]:
-    """An empty home. Skipped where there is no vLLM, except in CI, where that is a failure."""
+def real_place(tmp_path: Path, first_place: list[RealPlace]) -> Iterator[RealPlace]:
+    """An empty home, after the first test with what that has prepared. Skipped where there is no vLLM, except in CI,
+    where that is a failure."""
     if importlib.util.find_spec("vllm") is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("vLLM is not installed in this environment.")
     found = RealPlace(tmp_path)
-    if SMOLLM2 in bundled_model:
-        found.converted.parent.mkdir(parents=True)
-        shutil.copytree(bundled_model[SMOLLM2], found.converted)
+    for first in first_place:
+        for there, here in ((first.converted, found.converted), (first.model_infos, found.model_infos)):
+            shutil.copytree(there, here, copy_function=os.link)
     shared_memory = set(os.listdir("/dev/shm"))
     yield found
-    if SMOLLM2 not in bundled_model and found.converted.is_dir():
-        bundled_model[SMOLLM2] = found.converted
+    if not first_place and found.converted.is_dir() and found.model_infos.is_dir():
+        first_place.append(found)
     found.close()
     left = set(os.listdir("/dev/shm")) - shared_memory
     assert not left, f"left in /dev/shm: {left}"

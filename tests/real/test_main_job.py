@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,24 @@ def check_gateway(app: DeckApp) -> None:
     assert "event: message_stop\n" in events
     assert app.http.post("/tokenize", json={"model": SMOLLM2, "prompt": "Hello"}).json()["count"] > 0
     assert app.http.post("/v1/server_info", json={"model": SMOLLM2}).status_code == 404
+
+
+def check_bench_through_the_gateway(app: DeckApp, place: RealPlace) -> None:
+    """``vllm bench serve`` as somebody would point it at ``/v1``; every request is answered whole."""
+    words = [
+        *("bench", "serve", "--backend", "openai-chat", "--base-url", app.url, "--endpoint", "/v1/chat/completions"),
+        *("--model", SMOLLM2, "--tokenizer", str(place.converted), "--dataset-name", "random", "--ignore-eos"),
+        *("--random-input-len", "16", "--random-output-len", "8", "--num-prompts", "3", "--max-concurrency", "3"),
+        *("--save-result", "--result-dir", str(place.home), "--result-filename", "bench.json"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "vllm.entrypoints.cli.main", *words],
+        env=place.env, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((place.home / "bench.json").read_text())
+    assert (found["completed"], found["failed"], found["total_output_tokens"]) == (3, 0, 24)
+    assert found["mean_ttft_ms"] > 0
 
 
 def check_load_test(app: DeckApp) -> None:
@@ -144,8 +164,7 @@ def check_converted(folder: Path) -> None:
 def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
     """1. The app starts SmolLM2 by itself; a question typed at once is answered: Paris, streamed. 2. Sleep and wake,
     and the smoke test. 3. Stop reaches vLLM. 4. Regenerate. 5. Another model is picked: the first is stopped, the
-    conversation goes on. 6. SIGKILL of the app while vLLM serves: a guardian ends the whole tree and tidies up.
-    7. SIGTERM during a start: nothing is left either."""
+    conversation goes on. 6. SIGKILL of the app while vLLM serves: a guardian ends the whole tree and tidies up."""
     real_place.set_variables(SMOLLM2, VLLM_SERVER_DEV_MODE="1")  # as it is on a GPU: for the routes of sleep
     app = DeckApp(real_place, start=True).wait_until_up()
     page = DeckPage.open(browser, app.url)
@@ -159,6 +178,7 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
         expect(page.status).to_contain_text("tok/s")
         check_converted(real_place.converted)
         check_gateway(app)
+        check_bench_through_the_gateway(app, real_place)
         check_load_test(app)
         check_sleep(app)
         check_smoke(app)
@@ -195,16 +215,11 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
     eventually(lambda: not real_place.processes(), "vLLM and its guardian are gone")
     app.close()
 
-    app = DeckApp(real_place, "--start", SMOLLM2, start=True).wait_until_up()
-    eventually(lambda: len(real_place.processes()) > 3, "vLLM has started its processes", seconds=120)
-    assert app.end() == 0
-    eventually(lambda: not real_place.processes(), "nothing is left")
-    app.close()
-
 
 @pytest.mark.timeout(400)
 def test_a_start_that_vllm_refuses_gives_its_reason(real_place: RealPlace, browser: Browser) -> None:
-    """With SmolLM2's own folder, so that only the flag is wrong. The page says why, in vLLM's words."""
+    """With SmolLM2's own folder, so that only the flag is wrong. The page says why, in vLLM's words. At last SIGTERM
+    during a start: nothing is left."""
     converted = real_place.converted
     if not converted.is_dir():
         pytest.skip("the bundled model is converted by the test of the main job")
@@ -225,6 +240,11 @@ def test_a_start_that_vllm_refuses_gives_its_reason(real_place: RealPlace, brows
         page.open_tab("servers")
         expect(page.server("too-long")).to_contain_text("max_model_len (100000)")
         expect(page.server("odd-flag")).to_contain_text("unrecognized arguments: --no-such-flag", timeout=START)
+
+        page.press(SMOLLM2, "Start")
+        eventually(lambda: len(real_place.processes()) > 3, "vLLM has started its processes", seconds=120)
+        assert app.end() == 0
+        eventually(lambda: not real_place.processes(), "nothing is left")
     finally:
         page.close()
         app.close()
