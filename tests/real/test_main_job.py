@@ -176,6 +176,7 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
         frames = [text for text in page.page.evaluate("window.frames_seen") if "Starting" not in text and text != "…"]
         assert len(frames) > 1, f"the answer came in one piece: {frames}"
         expect(page.status).to_contain_text("tok/s")
+        page.park()  # while nobody looks at it, it need not be drawn
         check_converted(real_place.converted)
         check_gateway(app)
         check_bench_through_the_gateway(app, real_place)
@@ -183,6 +184,8 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
         check_sleep(app)
         check_smoke(app)
 
+        page.load()
+        expect(page.answers).to_contain_text(["capital of France is Paris"])
         page.set_slider("max_tokens", 1500)
         page.set_slider("temperature", 1)  # else this small model says again what it has said
         page.send("Write a long story about a princess and a dragon.")
