@@ -1,6 +1,7 @@
 """Runs vLLM: models, servers, telemetry and chat. Knows nothing of the page."""
 
 from server_manager.abilities.book import UNKNOWN as UNKNOWN_ABILITIES
+from server_manager.abilities.book import Abilities
 from server_manager.catalogue import Catalogue
 from server_manager.chat import ChatRequest, ChatService
 from server_manager.chat_frames import DoneFrame, ProgressFrame, TextFrame, TurnFrame
@@ -71,6 +72,7 @@ __all__ = [
     "STOP_AFTER_VARIABLE",
     "SWITCHABLE_VARIABLE",
     "UNKNOWN_ABILITIES",
+    "Abilities",
     "Catalogue",
     "ChatError",
     "ChatRequest",

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from server_manager import (
     SAMPLING_PARAMS,
     UNKNOWN_ABILITIES,
+    Abilities,
     ModelSpec,
     NotAllowed,
     ServerExit,
@@ -158,11 +159,11 @@ async def models(context: Context, user: AnyUser) -> dict[str, Any]:
     }
 
 
-async def _abilities(name: str, status: ServerStatus, context: AppContext) -> dict[str, Any]:
-    """Whether a model can think on demand, with the sampling for it, and see; null where that is not known."""
+async def _abilities(name: str, status: ServerStatus, context: AppContext) -> Abilities:
+    """Whether a model can think on demand, with the sampling for it, and see."""
     if status.attached or name not in context.manager.catalogue.names():
-        return UNKNOWN_ABILITIES.as_dict()
-    return (await context.chat.abilities.of([context.manager.catalogue.get(name)]))[name].as_dict()
+        return UNKNOWN_ABILITIES
+    return (await context.chat.abilities.of([context.manager.catalogue.get(name)]))[name]
 
 
 @router.get("/api/models/{name}")
@@ -171,13 +172,14 @@ async def model(name: str, context: Context, user: AnyUser) -> dict[str, Any]:
     status = context.manager.server(name).status
     limit = int(next(row.maximum for row in SAMPLING_PARAMS if row.name == "max_tokens"))
     known = {"name": name, "attached": status.attached, "context_length": None, "max_tokens_limit": limit}
-    known["abilities"] = await _abilities(name, status, context)
+    abilities = await _abilities(name, status, context)
+    known["abilities"] = abilities.as_dict()
     if status.attached or name not in context.manager.catalogue.names():
         return known | {"sampling": defaults_for({})}
     spec = context.manager.catalogue.get(name)
 
     def read_files() -> dict[str, Any]:
-        sampling = defaults_for(context.manager.recommended_sampling(spec))
+        sampling = defaults_for({**abilities.sampling.auto, **context.manager.recommended_sampling(spec)})
         found = described(spec, context)
         if not user.is_operator:  # flags, variables and paths are the operators' own
             found = {"context_length": found["context_length"]}
@@ -236,7 +238,7 @@ async def one_server(name: str, context: Context, user: AnyUser) -> dict[str, An
     """One server: its state, address, command and, where it ended, how."""
     status = context.manager.server(name).status
     shown = for_operators(status_dict(status), status, context.manager.catalogue)
-    shown["abilities"] = await _abilities(name, status, context)
+    shown["abilities"] = (await _abilities(name, status, context)).as_dict()
     return shown if user.is_operator else without_command(shown)
 
 

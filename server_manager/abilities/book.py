@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from server_manager.abilities.chat_template import Template, read_template
-from server_manager.abilities.recommendations import per_mode
+from server_manager.abilities.chat_template import Template, built_in_template, read_template
+from server_manager.abilities.recommendations import ByMode, family_of, recommended_by_mode
 from server_manager.abilities.sight import sees
 from server_manager.downloads import cached_file
 from server_manager.generation_config import overrides_of, recommended_for
@@ -34,8 +34,7 @@ class Abilities:
 
     template: Template | None = None
     vision: bool | None = None
-    thinking_sampling: Mapping[str, float] = field(default_factory=dict)
-    plain_sampling: Mapping[str, float] = field(default_factory=dict)
+    sampling: ByMode = field(default_factory=lambda: ByMode({}, {}, {}))
     parses_thinking: bool = False
     """Whether vLLM tells thinking apart itself (``--reasoning-parser``)."""
 
@@ -51,13 +50,13 @@ class Abilities:
         """Whether answers begin within the thinking, without a tag, and vLLM leaves it in the text."""
         if self.parses_thinking or self.template is None or not self.template.opens_thinking:
             return False
-        return self.template.switch is None or thinking is True
+        return self.template.switch is None or (self.template.thinks_unasked if thinking is None else thinking)
 
     def as_dict(self) -> dict[str, Any]:
         """For the REST interface."""
         thinking = self.template and {
             "switch": self.template.switch is not None,
-            "recommended": {"on": dict(self.thinking_sampling), "off": dict(self.plain_sampling)},
+            "recommended": {"on": dict(self.sampling.thinking), "off": dict(self.sampling.plain)},
         }
         return {"thinking": thinking, "vision": self.vision}
 
@@ -117,23 +116,24 @@ def _read(spec: ModelSpec, paths: Mapping[str, Path]) -> Abilities:
     config = _json(paths, "config.json")
     if config is None:
         config = _json(paths, "params.json")  # Mistral's own format
+    given = config.get("model_type") if config else None
+    model_type = given if isinstance(given, str) else None
     template = read_template(
         spec.options.get("chat-template"), lambda name: _text(paths, name), _json(paths, "tokenizer_config.json") or {}
     )
     if template is None and config is not None:
-        template = Template(None, opens_thinking=False)
-    model_type = config.get("model_type") if config else None
-    thinking, plain = per_mode(
-        model_type if isinstance(model_type, str) else None,
-        template is not None and template.switch is not None,
+        template = built_in_template(model_type)
+    has_switch = template is not None and template.switch is not None
+    sampling = recommended_by_mode(
+        family_of(model_type, spec.model) if has_switch else None,
         recommended_for(spec),
         overrides_of(spec),
+        thinks_unasked=template is not None and template.thinks_unasked,
     )
     return Abilities(
         template,
         vision=None if config is None else sees(config, spec.options),
-        thinking_sampling=thinking,
-        plain_sampling=plain,
+        sampling=sampling,
         parses_thinking=bool(spec.options.get("reasoning-parser")),
     )
 

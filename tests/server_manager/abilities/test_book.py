@@ -12,8 +12,10 @@ import pytest
 
 from server_manager.abilities import book as book_module
 from server_manager.abilities.book import UNKNOWN, Abilities, AbilityBook
+from server_manager.abilities.recommendations import families
 from server_manager.abilities.sight import sees
 from server_manager.model_spec import ModelSpec
+from server_manager.sampling import request_fields
 
 HYBRID = "{% if add_generation_prompt %}{% if enable_thinking is false %}{{ '<think></think>' }}{% endif %}{% endif %}"
 
@@ -57,6 +59,44 @@ def test_qwen3_can_be_told_to_think_or_not(folder: Path) -> None:
     }
     own = look(folder, override_generation_config={"temperature": 0.2}).as_dict()["thinking"]["recommended"]
     assert (own["on"]["temperature"], own["off"]["temperature"]) == (0.2, 0.2), "what the user has set stands"
+
+
+def qwen35(folder: Path, name: str) -> Abilities:
+    """The same files in a folder of another name."""
+    renamed = folder / name
+    renamed.mkdir()
+    write(renamed, "config.json", {"model_type": "qwen3_5"})
+    write(renamed, "generation_config.json", {"top_k": 30})
+    (renamed / "chat_template.jinja").write_text(HYBRID)
+    return look(renamed)
+
+
+def test_sizes_of_a_family_differ_by_name(folder: Path) -> None:
+    small, large, renamed = (qwen35(folder, name).sampling for name in ("Qwen3.5-2B", "Qwen3.5-27B-FP8", "mine"))
+    assert (small.plain["temperature"], large.plain["temperature"]) == (1.0, 0.7)
+    assert (large.thinking["presence_penalty"], large.thinking["top_k"]) == (1.5, 20)
+    assert "presence_penalty" not in renamed.thinking, "versions differ in it"
+
+
+def test_where_the_template_decides_the_models_own_file_goes_first(folder: Path) -> None:
+    found = qwen35(folder, "Qwen3.5-27B").sampling.auto
+    assert found["top_k"] == 30, "of its generation_config.json"
+    assert found["temperature"] == 1.0, "which does not tell; it thinks where nobody says otherwise"
+
+
+def test_models_whose_prompts_vllm_writes_have_its_switch(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    write(folder, "config.json", {"model_type": "deepseek_v4"})
+    found = look(folder)
+    assert found.template_kwargs(False) == {"thinking": False}
+    assert (found.begins_inside(None), found.begins_inside(False)) == (True, False)
+
+
+def test_every_row_of_the_table_can_be_sent() -> None:
+    for family in families():
+        assert family.source
+        for fields in (family.thinking, family.plain):
+            assert request_fields(fields) == fields
 
 
 def test_without_a_switch_both_modes_are_the_models_own(folder: Path) -> None:
