@@ -19,7 +19,7 @@ from server_manager.abilities.book import UNKNOWN, Abilities, AbilityBook
 from server_manager.answer_reader import AnswerReader, look_at
 from server_manager.chat_body import chat_body, check_images, question_body, think_split
 from server_manager.chat_frames import DoneFrame, Frame, ProgressFrame, TextFrame, TurnFrame
-from server_manager.chat_messages import Message, chat_messages
+from server_manager.chat_messages import Exchange, Message, chat_messages
 from server_manager.conversations.images import Image, read_images
 from server_manager.conversations.question import Question, Wanted
 from server_manager.conversations.store import ConversationStore
@@ -54,9 +54,6 @@ class ChatRequest:
     """Whether to think first, where the model's template lets one choose; ``None``: as it does by itself."""
     keep: bool = True
     """Where the conversation is not known yet: whether it is kept, or stays in memory."""
-    replace_from: int | None = None
-    """Index on what is shown of the turn whose sibling this one becomes; counts where ``parent`` and ``again`` do not
-    say where it goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +99,7 @@ class ChatService:
                 self._conversations.writing(request.conversation, owner, keep=request.keep)
             )
             question = await writing.place(await _wanted(request))
-            server = self._manager.server(request.model)
-            if not may_start and not server.status.can_be_asked:
-                raise NotAllowed(f"{request.model} is not up.", "Ask an operator to start it, or pick one that is.")
+            server = self._server(request.model, may_start=may_start)
             messages, abilities = await _messages(question, request), await self._abilities(server)
             check_images(request.model, abilities, messages)
             # Held until the last word: nobody puts the server to sleep meanwhile.
@@ -115,6 +110,39 @@ class ChatService:
             async with aclosing(stream) as frames:
                 async for turn_text_or_done in frames:
                     yield turn_text_or_done
+
+    async def answer_alone(
+        self, request: ChatRequest, *, owner: str, may_start: bool, most: int | None = None
+    ) -> AsyncGenerator[str, None]:
+        """The text so far, again and again, of an answer outside any conversation, without what the model thinks.
+
+        By the ``openai`` client, for scripts. Of the request only ``model``, ``text``, ``system_prompt``, ``sampling``
+        and ``thinking`` count. Raises as ``answer``.
+        """
+        async with AsyncExitStack() as held:
+            fields = request_fields(dict(request.sampling))
+            held.enter_context(self._limit.one_more(owner, most))
+            server = self._server(request.model, may_start=may_start)
+            abilities = await self._abilities(server)
+            await held.enter_async_context(self._manager.use(server.name))
+            client = server.client()
+            body = await question_body(
+                request.model,
+                server.status,
+                client,
+                chat_messages([Exchange(request.text, None)], request.system_prompt),
+                fields=fields,
+                template_kwargs=abilities.template_kwargs(request.thinking),
+            )
+            split, text = think_split(abilities, request.thinking), ""
+            async with aclosing(client.stream_with_openai(body)) as pieces:
+                async for piece in pieces:
+                    found = split.feed(piece)
+                    text = found.content if found.recast else text + found.content
+                    if found.content or found.recast:
+                        yield text
+            if rest := split.end().content:
+                yield text + rest
 
     async def preview(self, request: ChatRequest, *, owner: str) -> ChatPreview:
         """What ``answer`` would send now. Nothing is asked, started or kept. Raises as that does."""
@@ -147,6 +175,13 @@ class ChatService:
         finally:
             ready.cancel()  # ends the waiting, not the start
             ready.add_done_callback(look_at)
+
+    def _server(self, name: str, *, may_start: bool) -> Server:
+        """Raises ``UnknownModel``, or ``NotAllowed`` where it is down and the user may not start it."""
+        server = self._manager.server(name)
+        if not may_start and not server.status.can_be_asked:
+            raise NotAllowed(f"{name} is not up.", "Ask an operator to start it, or pick one that is.")
+        return server
 
     async def _abilities(self, server: Server) -> Abilities:
         if server.status.attached or server.name not in self._manager.catalogue.names():
@@ -212,4 +247,4 @@ async def _messages(question: Question, request: ChatRequest) -> list[Message]:
 
 async def _wanted(request: ChatRequest) -> Wanted:
     ids, new = await asyncio.to_thread(read_images, request.images) if request.images else ((), {})
-    return Wanted(request.text, ids, new, request.parent, request.again, request.replace_from)
+    return Wanted(request.text, ids, new, request.parent, request.again)

@@ -169,17 +169,19 @@ class ServerClient:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self.unreachable(error) from error
 
-    async def stream_with_openai(
-        self, model: str, messages: Sequence[Mapping[str, str]], fields: Mapping[str, float | int]
-    ) -> AsyncGenerator[str, None]:
-        """The text of one answer by the official client, for what is not on the hot path. Raises ``ChatError``."""
+    async def stream_with_openai(self, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
+        """The text of one answer by the official client, for what is not on the hot path. Raises ``ChatError``.
+
+        ``body`` is that of ``/v1/chat/completions`` without the fields for streaming.
+        """
         import openai  # noqa: PLC0415  # costs 40 MB and 0.5 s, which most runs of the app never need
 
         client = openai.AsyncOpenAI(base_url=f"{self.base_url}/v1", api_key=self.api_key or "none", max_retries=0)
         try:
             async with client:
-                request: dict[str, Any] = {"model": model, "messages": messages, "extra_body": dict(fields)}
-                stream = await client.chat.completions.create(**request, stream=True)
+                known = {name: body[name] for name in ("model", "messages")}
+                others = {name: value for name, value in body.items() if name not in known}
+                stream = await client.chat.completions.create(**known, extra_body=others, stream=True)
                 async with stream:
                     async for chunk in stream:
                         if chunk.choices and (text := chunk.choices[0].delta.content):

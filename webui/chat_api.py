@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 import gradio as gr
 
-from server_manager import NotAllowed, ServerManagerError, request_fields
+from server_manager import ChatRequest, NotAllowed, ServerManagerError
 from webui.context import AppContext
 
 
@@ -26,30 +26,32 @@ def register_chat_api(context: AppContext) -> None:
         top_p: float | None = None,
         repetition_penalty: float | None = None,
         max_tokens: int | None = None,
+        thinking: bool | None = None,
         request: gr.Request = None,  # Gradio fills it in
     ) -> AsyncIterator[str]:
         """Streams the answer to one message; each value is the text so far. Starts the model where it is not up."""
         user = await context.access.user_of(request.headers)
+        question = ChatRequest(
+            conversation="",
+            model=model,
+            text=message,
+            system_prompt=system_prompt,
+            sampling={
+                "temperature": temperature,
+                "top_p": top_p,
+                "repetition_penalty": repetition_penalty,
+                "max_tokens": max_tokens,
+            },
+            thinking=thinking,
+        )
         try:
-            server = context.manager.server(model)
-            if user is None or (not user.is_operator and not server.status.can_be_asked):
-                raise NotAllowed(f"{model} is not up.", "Ask an operator to start it.")
-            await context.manager.ensure_ready(model)
-            fields = request_fields(
-                {
-                    "temperature": temperature,
-                    "top_p": top_p,
-                    "repetition_penalty": repetition_penalty,
-                    "max_tokens": max_tokens,
-                }
+            if user is None:  # removed since Gradio took the request
+                raise NotAllowed("You are not logged in.", "Log in again.")
+            answer = context.chat.answer_alone(
+                question, owner=user.name, may_start=user.is_operator, most=context.answers_per_user
             )
-            messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
-            messages.append({"role": "user", "content": message})
-            text = ""
-            served = server.status.served_model_name or model
-            async with aclosing(server.client().stream_with_openai(served, messages, fields)) as pieces:
-                async for piece in pieces:
-                    text += piece
+            async with aclosing(answer) as texts:
+                async for text in texts:
                     yield text
         except ServerManagerError as error:
             raise gr.Error(str(error)) from error

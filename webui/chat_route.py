@@ -64,7 +64,6 @@ class Question(BaseModel):
     )
     thinking: bool | None = Field(None, description="Whether to think first; null: as the model does by itself.")
     keep: bool = Field(True, description="False: a conversation that does not exist yet stays in memory.")
-    replace_from: int | None = Field(None, ge=0, description="Index of the shown turn whose sibling this one becomes.")
 
 
 @router.post("/api/chat", response_class=StreamingResponse)
@@ -73,9 +72,9 @@ async def chat(question: Question, context: Context, user: AnyUser, request: Req
 
     A model that is not up is started first. Closing the connection aborts the request in vLLM.
     """
-    # Without a login everybody is the same user.
-    most = context.settings.chats_per_user if context.access.login_required else None
-    answer = context.chat.answer(chat_request(question), owner=user.name, may_start=user.is_operator, most=most)
+    answer = context.chat.answer(
+        chat_request(question), owner=user.name, may_start=user.is_operator, most=context.answers_per_user
+    )
     frames = _lines(answer, request.state.next_may_come)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return AnswerResponse(frames, context.settings.switch_patience, headers)

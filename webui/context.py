@@ -33,3 +33,8 @@ class AppContext:
     load_tests: LoadTests
     notices: Sequence[str] = ()
     """What went wrong at the app's start without ending it."""
+
+    @property
+    def answers_per_user(self) -> int | None:
+        """At the same time; ``None``: any number, since everybody is the same user without a login."""
+        return self.settings.chats_per_user if self.access.login_required else None

@@ -24,8 +24,6 @@ class Wanted:
     parent: str | None = CURRENT_LEAF
     again: str | None = None
     """A turn whose question is asked anew beside it; text, images and parent are those of it then."""
-    replace_from: int | None = None
-    """Index on what is shown of the turn beside which this one comes; counts where the two above say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +56,6 @@ def place(connection: sqlite3.Connection, head: Header, wanted: Wanted) -> Quest
         again = tree.turn(connection, head.id, wanted.again)
         wanted = replace(wanted, text=again.user, images=again.images, new_images={}, parent=again.parent)
         above = tree.path(connection, head.id, again.parent)
-    elif wanted.replace_from is not None and wanted.parent == CURRENT_LEAF:
-        above = tree.path(connection, head.id, head.leaf)[: wanted.replace_from]
     elif wanted.parent == CURRENT_LEAF:
         above = tree.path(connection, head.id, head.leaf)
     else:

@@ -163,6 +163,41 @@ async def test_a_user_has_so_many_answers_at_once(deck: Deck, add_model: AddMode
     assert (await deck.ask("m", most=1, sampling={"max_tokens": 1})).content, "the place is free again"
 
 
+async def alone(deck: Deck, model: str, text: str, **fields: Any) -> list[str]:
+    """The texts of an answer outside any conversation."""
+    options: dict[str, Any] = {
+        "owner": OWNER,
+        "may_start": fields.pop("may_start", True),
+        "most": fields.pop("most", None),
+    }
+    request = ChatRequest("", model, text, **fields)
+    async with aclosing(deck.chat.answer_alone(request, **options)) as texts:
+        return [found async for found in texts]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_answer_outside_a_conversation_holds_to_the_same_rules(deck: Deck, add_model: AddModel) -> None:
+    add_model("m", {"max-model-len": 2000}, parrot=1)
+    with pytest.raises(NotAllowed, match="m is not up"):
+        await alone(deck, "m", "hello", may_start=False)
+    texts = await alone(deck, "m", "<think>not for\nscripts</think>\n\nThe answer")
+    assert texts[-1] == "The answer"
+    assert not any("scripts" in text for text in texts)
+    assert (await alone(deck, "m", "thought\n</think>\n\nThe answer"))[-1] == "The answer", "no opening tag"
+    with pytest.raises(ContextExceeded):
+        await alone(deck, "m", "word " * 3000)
+
+    add_model("slow", answer_tokens=10_000, tokens_per_second=50)
+    await deck.ready("slow")
+    asking = asyncio.create_task(deck.ask("slow", conversation="conversation-2", most=1))
+    await deck.reach_running("slow", 1)
+    with pytest.raises(TooManyAnswers, match="1 of your questions"):
+        await alone(deck, "m", "hello", most=1)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert (await alone(deck, "m", "hello", most=1))[-1] == "hello", "the place is free again"
+
+
 async def test_fast_server_is_asked_for_larger_chunks(deck: Deck, add_model: AddModel) -> None:
     add_model("echo", echo=1)
     first = await received(deck)
@@ -240,22 +275,21 @@ async def test_tab_that_closes_while_the_server_starts_does_not_end_the_start(de
     await deck.reach("m", ServerState.READY)
 
 
-async def test_a_turn_is_replaced_with_all_that_follow_it(deck: Deck, add_model: AddModel) -> None:
+async def test_an_edited_question_leaves_what_followed_the_old_one(deck: Deck, add_model: AddModel) -> None:
     add_model("echo", echo=1)
     for text in ("one", "two", "three"):
         await deck.ask("echo", text)
-    again = await received(deck, "zwei", replace_from=1)
-    assert [m["content"] for m in again["messages"] if m["role"] == "user"] == ["one", "zwei"]
+    first = (await deck.turns())[0].id
+    edited = await received(deck, "zwei", parent=first)
+    assert [m["content"] for m in edited["messages"] if m["role"] == "user"] == ["one", "zwei"]
     assert [turn.user for turn in await deck.turns()] == ["one", "zwei"]
-    await deck.ask("echo", "at the end", replace_from=99)
-    assert [turn.user for turn in await deck.turns()] == ["one", "zwei", "at the end"]
 
 
-async def test_a_replacement_that_fails_leaves_the_turns(deck: Deck, add_model: AddModel) -> None:
+async def test_an_edit_that_fails_leaves_the_turns(deck: Deck, add_model: AddModel) -> None:
     add_model("m", {"max-model-len": 100})
     await deck.ask("m", "one")
     with pytest.raises(ContextExceeded):
-        await deck.ask("m", "word " * 200, replace_from=0)
+        await deck.ask("m", "word " * 200, parent=None)
     assert [turn.user for turn in await deck.turns()] == ["one"]
 
 

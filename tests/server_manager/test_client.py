@@ -60,7 +60,7 @@ async def test_figures_tokens_models_and_sleep_of_a_real_process(deck: Deck, add
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 async def test_official_client_streams_refuses_and_notices_the_end(stub: StubServer, client: ServerClient) -> None:
     async def ask_officially() -> str:
-        return "".join([text async for text in client.stream_with_openai("m", [], {"top_k": 5})])
+        return "".join([text async for text in client.stream_with_openai({"model": "m", "messages": [], "top_k": 5})])
 
     stub.stream = sends(ANSWER)
     assert await ask_officially() == "grün € 😀"

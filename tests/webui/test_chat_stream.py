@@ -130,8 +130,8 @@ def test_conversation_is_kept_and_sent_again(stopped: DeckApp, conversation: str
     assert [turn["user"] for turn in found["turns"]] == ["First", "Second"]
     first = json.loads(found["turns"][0]["assistant"])
     assert first["messages"][0] == {"role": "system", "content": "Be brief."}
-    # Regenerate: the turn is replaced, and not part of its own question.
-    request = json.loads(text_of(stopped.chat("echo", "Instead", conversation=conversation, replace_from=0)))
+    # Edited: the turn is no part of its own question.
+    request = json.loads(text_of(stopped.chat("echo", "Instead", conversation=conversation, parent=None)))
     assert [message["content"] for message in request["messages"]] == ["Instead"]
     turns = stopped.get(f"/api/conversations/{conversation}")["turns"]
     assert [turn["user"] for turn in turns] == ["Instead"]
@@ -182,7 +182,7 @@ def test_conversation_too_long_for_the_model_is_said(stopped: DeckApp, conversat
         ({"system_prompt": "x" * 2_000_001}, 422),
         ({"sampling": {"temperature": "hot"}}, 422),
         ({"sampling": []}, 422),
-        ({"replace_from": -1}, 422),
+        ({"parent": 5}, 422),
         ({"model": 3}, 422),
     ],
 )

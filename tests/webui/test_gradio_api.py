@@ -74,7 +74,7 @@ def test_failure_is_readable(stopped: DeckApp, client: Client, model: str, said:
 
 def test_message_too_long_is_readable(stopped: DeckApp, client: Client) -> None:
     stopped.start("small")
-    with pytest.raises(Exception, match="longer than the model's context"):
+    with pytest.raises(Exception, match="the model's context holds 600"):
         client.predict("word " * 700, "small", api_name="/chat")
 
 
@@ -97,7 +97,7 @@ def test_nobody_fills_the_disk_with_files(app: DeckApp) -> None:
 def test_client_that_goes_away_ends_its_request(stopped: DeckApp) -> None:
     stopped.start("slow")
     event = next(event["id"] for event in stopped.get("/config")["dependencies"] if event["api_name"] == "chat")
-    data = ["Hello", "slow", "", None, None, None, None]
+    data = ["Hello", "slow", "", None, None, None, None, None]
     stopped.post("/gradio_api/queue/join", {"data": data, "fn_index": event, "session_hash": "goes-away"})
     with stopped.http.stream("GET", "/gradio_api/queue/data?session_hash=goes-away") as response:
         lines = response.iter_lines()
@@ -110,10 +110,11 @@ def test_client_that_goes_away_ends_its_request(stopped: DeckApp) -> None:
 def test_needs_a_login_and_keeps_to_the_role(tmp_path_factory: pytest.TempPathFactory) -> None:
     place = Place(tmp_path_factory.mktemp("guarded"))
     place.add_model("quick")
+    place.add_model("slow", tokens_per_second=5, answer_tokens=500)
     users = place.home / "users"
     for name, role in (("olga", "operator"), ("ulf", "user")):
         place.command("add-user", name, "--role", role, "--auth", str(users), stdin="a password\n")
-    app = DeckApp(place, "--auth", str(users)).wait_until_up()
+    app = DeckApp(place, "--auth", str(users), env={"DECK_CHATS_PER_USER": "1"}).wait_until_up()
     try:
         with pytest.raises(Exception, match=r"401|login|Log in"):
             Client(app.url, verbose=False, analytics_enabled=False)
@@ -128,6 +129,13 @@ def test_needs_a_login_and_keeps_to_the_role(tmp_path_factory: pytest.TempPathFa
             user.predict("Hello", "quick", api_name="/chat")
         assert operator.predict("Hello", "quick", api_name="/chat") == ANSWER
         assert user.predict("Hello", "quick", api_name="/chat") == ANSWER
+
+        job = operator.submit("Hello", "slow", api_name="/chat")
+        eventually(lambda: job.outputs(), "the first words")
+        with pytest.raises(Exception, match="being answered already"):
+            operator.predict("Hello", "quick", api_name="/chat")
+        assert user.predict("Hello", "quick", api_name="/chat") == ANSWER, "another user's answers do not count"
+        job.cancel()
         user.close()
         operator.close()
     finally:
