@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chat_browser, chat_report
+from benchmarks import chat_browser, chat_report, chat_stop
 from benchmarks.app_start import free_port
 from benchmarks.chat_report import Figures, Row
 from benchmarks.gateway import IDLE_S, Setup, Target, accepts, idle_share, load, with_fake_engine, with_vllm
@@ -167,6 +167,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.browser:
         seen = chat_browser.measure(args.browser_rounds, 50, min(1, args.slow_rounds))
         results["browser"] = [asdict(one) for one in seen]
+        results["stops"] = [asdict(one) for one in chat_stop.measure(args.browser_rounds, 50)]
     results["load_average_after"] = os.getloadavg()
     return results
 
@@ -195,7 +196,8 @@ def report(results: dict[str, Any], name: str) -> tuple[str, list[Figures]]:
     present = {one.variant for one in figures}
     if "playground" not in present:
         lines += ["vllm-playground is not installed here (`--playground PYTHON`), so it took no part.", ""]
-    lines += chat_report.goal_lines([*chat_report.goals(figures, turns), *chat_browser.goals(entries)])
+    stops = chat_stop.goals([chat_stop.Stopped(**one) for one in results.get("stops", [])])
+    lines += chat_report.goal_lines([*chat_report.goals(figures, turns), *chat_browser.goals(entries), *stops])
     if turns is not None:
         lines += [
             "",

@@ -33,6 +33,10 @@ TOKENS_PER_SECOND = 400
 TOKENS = 2000
 _TURN_TOKENS = 60
 _FIRST_TOKEN_MS = 20
+ENGINE_OPTIONS = (
+    *("--rates", f"1:{TOKENS_PER_SECOND}", "--first-token-ms", str(_FIRST_TOKEN_MS)),
+    *("--text", str(ROOT / "benchmarks" / "answer.md")),
+)
 _PATIENCE_MS = 45_000
 """A page that has not shown the whole answer by then is measured up to there."""
 _CATEGORIES = ["toplevel", "blink.user_timing", "devtools.timeline"]
@@ -160,6 +164,25 @@ def talk(url: str, conversation: str, turns: int) -> None:
             raise RuntimeError(f"no whole answer: {last}")
 
 
+@contextmanager
+def opened_deck(browser: Any, url: str, turns: int, script: str, tokens: int = TOKENS) -> Iterator[Any]:
+    """Our page with so many turns on it, ready for an answer of ``tokens``; ``script`` watches it."""
+    from browser.deck_page import DeckPage  # noqa: PLC0415  # of the tests
+
+    conversation = f"bench{time.time_ns()}"
+    talk(url, conversation, turns)
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
+    context.add_init_script(script)
+    context.add_init_script(f"sessionStorage.setItem('deck-conversation', '{conversation}')")
+    deck = DeckPage.open(browser, url, model="fake", context=context)
+    try:
+        deck.page.wait_for_function("n => document.querySelectorAll('.message.user').length === n", arg=turns)
+        deck.set_slider("max_tokens", tokens)
+        yield deck
+    finally:
+        deck.close()
+
+
 class Screen:
     """Chromium, and the engine that knows when it sent what."""
 
@@ -170,20 +193,8 @@ class Screen:
 
     def deck(self, url: str, turns: int) -> Seen:
         """Our page, with a conversation of its own."""
-        from browser.deck_page import DeckPage  # noqa: PLC0415  # of the tests
-
-        conversation = f"bench{time.time_ns()}"
-        talk(url, conversation, turns)
-        context = self._browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
-        context.add_init_script(_WATCH)
-        context.add_init_script(f"sessionStorage.setItem('deck-conversation', '{conversation}')")
-        deck = DeckPage.open(self._browser, url, model="fake", context=context)
-        try:
-            deck.page.wait_for_function("n => document.querySelectorAll('.message.user').length === n", arg=turns)
-            deck.set_slider("max_tokens", TOKENS)
+        with opened_deck(self._browser, url, turns, _WATCH) as deck:
             return self._ask(deck.page, deck.text, "page", turns)
-        finally:
-            deck.close()
 
     def naive(self, url: str, turns: int) -> Seen:
         """The other page."""
@@ -255,11 +266,9 @@ def measure(rounds: int, turns: int, naive_rounds: int, traces: Path | None = No
 
     The last trace of each kind is kept in the folder ``traces``, for Chromium's own tools.
     """
-    options = ["--rates", f"1:{TOKENS_PER_SECOND}", "--first-token-ms", str(_FIRST_TOKEN_MS)]
-    options += ["--text", str(ROOT / "benchmarks" / "answer.md")]
     found: list[Seen] = []
     with ExitStack() as stack:
-        engine, _ = stack.enter_context(fake_engine(*options))
+        engine, _ = stack.enter_context(fake_engine(*ENGINE_OPTIONS))
         state = stack.enter_context(tempfile.TemporaryDirectory(prefix="g-"))
         url, _ = stack.enter_context(app(state, "--attach", f"fake={engine}"))
         naive = {}

@@ -13,7 +13,8 @@ goes out in one chunk, as in vLLM.
 Answers are ready-made bytes, or with ``--text`` the Markdown of a file over and over, between "Answer N." and "End N."
 so that a page can be watched for them. Of a request's fields it knows ``max_tokens``, ``stream_interval`` and
 ``continuous_usage_stats``. Only ``/health``, ``/v1/models``, streamed chats and ``/answers`` exist; the last says how
-many chats were asked for, and how long the last one's first token took.
+many chats were asked for, how long the last one's first token took, and when a client was last seen to go in the middle
+of an answer (Unix time).
 """
 
 from __future__ import annotations
@@ -152,6 +153,7 @@ class Engine:
         self._waiting = asyncio.Event()
         self._count = 0
         self._first_token_s = 0.0
+        self._dropped_at = 0.0
 
     def ask(self, connection: Connection, body: bytes) -> None:
         self._count += 1
@@ -161,10 +163,11 @@ class Engine:
         self._waiting.set()
 
     def drop(self, connection: Connection) -> None:
-        self._open.pop(connection, None)
+        if self._open.pop(connection, None) is not None:
+            self._dropped_at = time.time()
 
     def told(self) -> dict[str, float]:
-        return {"count": self._count, "first_token_s": self._first_token_s}
+        return {"count": self._count, "first_token_s": self._first_token_s, "dropped_at": self._dropped_at}
 
     async def run(self) -> None:
         """Makes tokens for ever."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import chat, chat_report
+from benchmarks import chat, chat_report, chat_stop
 from benchmarks.chat_browser import Seen, goals, medians, read_trace
 from benchmarks.fake_engine import Curve
 
@@ -115,6 +115,15 @@ def test_what_was_seen_in_the_browser_is_held_against_its_goals() -> None:
     assert not entries[1]["finished"]
 
 
+def test_the_time_until_it_is_stopped_is_held_against_its_goal() -> None:
+    some = [chat_stop.Stopped("click", 50, page_ms, 12.0) for page_ms in (40.0, 60.0, 130.0)]
+    found = chat_stop.goals([*some, chat_stop.Stopped("Escape", 50, 101.0, 15.0)])
+    assert [(text, good) for _, text, good in found] == [
+        ("60 ms (worst 130); the engine knows after 12 ms", True),
+        ("101 ms (worst 101); the engine knows after 15 ms", False),
+    ]
+
+
 @pytest.mark.slow
 def test_page_and_chart_are_written_from_the_results(tmp_path: Path) -> None:
     results = {
@@ -127,12 +136,14 @@ def test_page_and_chart_are_written_from_the_results(tmp_path: Path) -> None:
         "rounds": ROUNDS,
         "turns": [{"idle_share": 0.0, **one} for one in TURNS],
         "browser": [seen()],
+        "stops": [{"way": "click", "turns": 50, "page_ms": 40.0, "engine_ms": 12.0}],
     }
     (tmp_path / "chat_gpu.json").write_text(json.dumps(results), encoding="utf-8")
     chat.main(["--draw", str(tmp_path / "chat_gpu.json")])
     page = (tmp_path / "chat_gpu.md").read_text(encoding="utf-8")
     assert "| 32 | **vLLM Deck's page** | 745 | 99.5% | 30.0 | 3.00x, +20.0 | 200.0 | 125 (200) | 20.0 |" in page
     assert "| a frame at turn 100 costs at most 1.1x one at turn 1 | 1.50x | **missed** |" in page
+    assert "stopped at most 100 ms after the click | 40 ms (worst 40); the engine knows after 12 ms | reached |" in page
     assert "vllm-playground is not installed here" in page
     assert "![ratio to direct, first token, processor time](chat_gpu.png)" in page
     pytest.importorskip("matplotlib")
