@@ -19,6 +19,7 @@ from server_manager import (
 )
 from webui.attachment import attachment
 from webui.body_limit import LimitedRoute
+from webui.error_words import note_in_words
 from webui.rest import AnyUser, Context
 
 router = APIRouter(route_class=LimitedRoute)
@@ -172,7 +173,8 @@ def _view_dict(view: ConversationView) -> dict[str, Any]:
         "system_prompt": head.system_prompt,
         "model": head.model,
         "turns": [
-            turn_dict(turn) | {"siblings": siblings} for turn, siblings in zip(view.turns, view.siblings, strict=True)
+            turn_dict(turn) | {"siblings": siblings, "note_translations": note_in_words(turn.note)}
+            for turn, siblings in zip(view.turns, view.siblings, strict=True)
         ],
     }
 

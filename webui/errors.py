@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from server_manager import ServerExit, ServerManagerError
+from webui.error_words import error_in_words
 from webui.failure_view import translated
 
 _STATUS = {
@@ -38,13 +39,15 @@ class NoSuchRoute(ServerManagerError):
 def error_dict(error: ServerManagerError) -> dict[str, Any]:
     """What happened and what to do.
 
-    For a mistake in a model also the ``key``, ``path`` and ``line`` where known, for a server that failed the
-    ``diagnosis`` without its proof.
+    Both in one as ``translations``, where the page has words for it. For a mistake in a model also the ``key``,
+    ``path`` and ``line`` where known, for a server that failed the ``diagnosis`` without its proof.
     """
     place = {name: error.facts[name] for name in _PLACE if error.facts.get(name) is not None}
     if "path" in place:
         place["path"] = str(place["path"])
     found = {"code": error.code, "message": error.message, "next_step": error.next_step, **place}
+    if words := error_in_words(error.message, error.next_step):
+        found["translations"] = words
     end = error.facts.get("exit")
     if isinstance(end, ServerExit) and (why := end.diagnosis) is not None:
         brief = {

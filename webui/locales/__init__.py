@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,21 @@ def smoke_words() -> dict[str, dict[str, str]]:
     """By locale: templates for what the smoke test says, in ``server_manager`` in English."""
     path = Path(__file__).parent / "smoke.zh-CN.yaml"
     return {"zh-CN": yaml.safe_load(path.read_text(encoding="utf-8"))}
+
+
+@cache
+def error_words() -> dict[str, tuple[tuple[re.Pattern[str], str], ...]]:
+    """By locale: for each English sentence of an error a pattern that finds its facts, and the template for them."""
+    path = Path(__file__).parent / "errors.zh-CN.yaml"
+    rows: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {"zh-CN": tuple((_pattern(english), words) for english, words in rows.items())}
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", template)
+    return re.compile(
+        "".join(f"(?P<{part}>.+)" if i % 2 else re.escape(part) for i, part in enumerate(parts)), re.DOTALL
+    )
 
 
 @cache

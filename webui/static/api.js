@@ -1,9 +1,9 @@
 // Requests to the app. Every failure becomes an Error whose message is fit for a person.
-import { t } from "./i18n.js";
+import { locale, t } from "./i18n.js";
 
 export class ApiError extends Error {
   constructor(error) {
-    super([error.message, error.next_step].filter(Boolean).join(" "));
+    super(error.translations?.[locale] ?? [error.message, error.next_step].filter(Boolean).join(" "));
     this.code = error.code;
     this.diagnosis = error.diagnosis; // of a server that did not start, or ended
   }

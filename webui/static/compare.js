@@ -1,7 +1,7 @@
 // The Compare tab: one question to several models side by side, each with its own conversation.
 import { questionNow } from "./chat.js";
 import { Column } from "./compare_column.js";
-import { copyText } from "./copy.js";
+import { copyTool } from "./copy.js";
 import { keepEscape } from "./dialog.js";
 import { inWords } from "./failure.js";
 import { integer } from "./format.js";
@@ -15,7 +15,6 @@ import { costText } from "./switching.js";
 import { html, nothing, render } from "./vendor/lit-html.js";
 
 const MOST = 4;
-const COPIED_MS = 1500;
 const HEAD_START_MS = 1000; // at most, of models that are ready over others
 const columns = Array.from({ length: MOST }, (_, place) => new Column(place));
 const view = { shown: 0, text: "", system: null, own: localStorage.getItem("deck-compare-sampling") !== "chat" };
@@ -106,16 +105,7 @@ const failure = (error) => html`<span class="bad" role="alert">${inWords(error)}
 
 function answered(turn) {
   if (!turn) return nothing;
-  const copy = async ({ currentTarget }) => {
-    const label = t((await copyText(turn.assistant)) ? "copied" : "copy_failed");
-    Object.assign(currentTarget, { title: label, ariaLabel: label });
-    currentTarget.classList.add("copied");
-    setTimeout(() => currentTarget.classList.remove("copied"), COPIED_MS);
-  };
-  return html`<span class="cap">${figures(turn)}</span>
-    ${turn.assistant
-      ? html`<button class="tool copy" title=${t("copy_answer")} aria-label=${t("copy_answer")} @click=${copy}>${icon("copy")}${icon("check")}</button>`
-      : nothing}`;
+  return html`<span class="cap">${figures(turn)}</span>${turn.assistant ? copyTool(turn.assistant) : nothing}`;
 }
 
 async function ask(text, to = shown()) {

@@ -1,6 +1,6 @@
 // The page of one run: how far it is, its figures, charts, tables and commands.
 import { loadTestPath } from "./api.js";
-import { copyText } from "./copy.js";
+import { copyByWords } from "./copy.js";
 import { failureCard } from "./failure.js";
 import { duration, integer, phaseText } from "./format.js";
 import { t } from "./i18n.js";
@@ -15,7 +15,6 @@ import { isDark } from "./plots.js";
 import { showServer } from "./servers.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
-const COPIED_MS = 1500;
 const FORMATS = ["png", "csv", "json", "md"];
 const KINDS = ["test", "sla", "ladder"];
 
@@ -152,12 +151,6 @@ function slaView(run) {
 
 // Commands
 
-async function copy(line, button) {
-  const done = await copyText(line);
-  button.textContent = t(done ? "copied" : "copy_failed");
-  setTimeout(() => (button.textContent = t("copy")), COPIED_MS);
-}
-
 function commands(run) {
   const rows = run.rows.filter(({ levels }) => levels.some(({ command }) => command));
   if (!rows.length) return nothing;
@@ -167,7 +160,7 @@ function commands(run) {
     ${rows.flatMap((row) => row.levels.filter(({ command }) => command).map((level) => html`<details>
       <summary><span>${name(row, level)}</span><button class="btn small" @click=${(event) => {
         event.preventDefault();
-        copy(level.command, event.target);
+        copyByWords(event.target, level.command);
       }}>${t("copy")}</button></summary><pre class="log">${level.command}</pre></details>`))}
   </section>`;
 }

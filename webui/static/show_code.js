@@ -1,6 +1,6 @@
 // "Show as code": the present chat as lines for a shell, as Python, and the command that serves its model.
 import { post } from "./api.js";
-import { copyText } from "./copy.js";
+import { copyByWords } from "./copy.js";
 import { openDialog, withArrows } from "./dialog.js";
 import { t } from "./i18n.js";
 import { questionNow } from "./chat.js";
@@ -9,7 +9,6 @@ import { say } from "./status_line.js";
 import { html } from "./vendor/lit-html.js";
 
 const LONG_DATA = /(base64,[A-Za-z0-9+/]{40})[A-Za-z0-9+/=]{80,}/g; // of an image: copied whole, shown shortened
-const COPIED_MS = 1500;
 const KINDS = ["curl", "python", "serve"];
 const shortened = (code) => code.replace(LONG_DATA, "$1…");
 
@@ -35,12 +34,6 @@ function notes({ kind, found }) {
   return lines.map((line) => html`<p class="cap">${line}</p>`);
 }
 
-async function copy(code, button) {
-  const done = await copyText(code);
-  button.textContent = t(done ? "copied" : "copy_failed");
-  setTimeout(() => (button.textContent = t("copy")), COPIED_MS);
-}
-
 function panel(view) {
   if (view.error) return html`<div class="banner bad" role="alert">${view.error}</div>`;
   if (!view.found) return html`<div class="empty">${t("loading")}</div>`;
@@ -49,7 +42,7 @@ function panel(view) {
   return html`<div id="code-panel" role="tabpanel" aria-labelledby="code-tab-${view.kind}">
     <pre class="log" tabindex="0">${shortened(code)}</pre>
     <div class="code-foot"><div>${notes(view)}</div>
-      <button class="btn primary" @click=${({ target }) => copy(code, target)}>${t("copy")}</button></div>
+      <button class="btn primary" @click=${({ target }) => copyByWords(target, code)}>${t("copy")}</button></div>
   </div>`;
 }
 

@@ -1,11 +1,9 @@
 // What stands below a question and below an answer: pictures, the reason why it is not whole, and what can be done.
 import { conversationPath, currentConversation } from "./conversation.js";
-import { copyText } from "./copy.js";
-import { t } from "./i18n.js";
+import { copyTool } from "./copy.js";
+import { locale, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { html, nothing } from "./vendor/lit-html.js";
-
-const COPIED_MS = 1500;
 
 // A picture is kept by its id; one that was just sent is still the data itself.
 const pictureUrl = (image) =>
@@ -18,13 +16,6 @@ export const pictures = (images) =>
 
 const tool = (name, label, run, off = false) =>
   html`<button type="button" class="tool" title=${label} aria-label=${label} ?disabled=${off} @click=${run}>${icon(name)}</button>`;
-
-async function copyAnswer(event, text) {
-  const button = event.currentTarget;
-  if (!(await copyText(text))) return;
-  button.classList.add("copied");
-  setTimeout(() => button.classList.remove("copied"), COPIED_MS);
-}
 
 export const questionTools = (turn, { edit }) =>
   html`<div class="turn-tools" role="toolbar" aria-label=${t("question_tools")}>
@@ -45,17 +36,15 @@ function alternatives(turn, { select }) {
 function note(turn, { again }) {
   if (!turn.note) return nothing;
   if (turn.note === "stopped") return html`<div class="turn-note">${t("stopped_note")}</div>`;
-  return html`<div class="turn-note bad" role="alert">${turn.note}
-    <button type="button" class="btn small" @click=${() => again(turn)}>${t("retry")}</button></div>`;
+  return html`<div class="turn-note bad" role="alert">${turn.note_translations?.[locale] ?? turn.note}
+    <button type="button" class="btn small" @click=${() => again(turn)}>${t("try_again")}</button></div>`;
 }
 
 export const answerTools = (turn, actions, named) =>
   html`${note(turn, actions)}
     <div class="turn-tools" role="toolbar" aria-label=${t("answer_tools")}>
       ${alternatives(turn, actions)}
-      ${turn.assistant
-        ? html`<button type="button" class="tool copy" title=${t("copy_answer")} aria-label=${t("copy_answer")} @click=${(event) => copyAnswer(event, turn.assistant)}>${icon("copy")}${icon("check")}</button>`
-        : nothing}
+      ${turn.assistant ? copyTool(turn.assistant) : nothing}
       ${tool("again", t("regenerate"), () => actions.again(turn))}
       ${tool("branch", t("branch"), () => actions.branch(turn))}
       ${named ? html`<span class="cap">${turn.model}</span>` : nothing}
