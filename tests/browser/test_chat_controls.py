@@ -34,26 +34,35 @@ def asked_for(page: DeckPage) -> dict[str, object]:
 
 
 def test_values_reach_the_server(echo: DeckPage) -> None:
+    # What the model itself has is there: its context too, which only the server that is up tells.
+    expect(echo.page.locator("#sampling-max_tokens input[type=range]")).to_have_attribute("max", "2048")
+    echo.page.get_by_role("button", name="More parameters").click()
     echo.set_slider("temperature", 0.3)
     echo.set_slider("top_p", 0.55)
     echo.set_slider("repetition_penalty", 1.15)
     echo.set_slider("max_tokens", 77)
-    echo.page.get_by_role("button", name="More parameters").click()
     echo.set_slider("top_k", 33)
+    echo.set_slider("min_p", 0.05)
+    echo.set_slider("presence_penalty", 0.5)
+    echo.set_slider("frequency_penalty", -0.25)
     echo.set_slider("seed", 4711)
+    echo.page.locator("#sampling-temperature input[type=range]").press("ArrowRight")
+    expect(echo.slider("temperature")).to_have_value("0.35")
     echo.page.locator("#system-prompt textarea").fill("You are a pirate.")
     echo.ask("Ahoy")
     request = asked_for(echo)
-    assert {
-        key: request[key] for key in ("temperature", "top_p", "repetition_penalty", "max_tokens", "top_k", "seed")
-    } == {
-        "temperature": 0.3,
+    sampling = {
+        "temperature": 0.35,
         "top_p": 0.55,
         "repetition_penalty": 1.15,
         "max_tokens": 77,
         "top_k": 33,
+        "min_p": 0.05,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.25,
         "seed": 4711,
     }
+    assert {key: request[key] for key in sampling} == sampling
     assert request["messages"] == [
         {"role": "system", "content": "You are a pirate."},
         {"role": "user", "content": "Ahoy"},

@@ -141,7 +141,9 @@ def test_images_go_with_a_question_where_the_model_can_see(app: DeckApp, open_pa
       target.dispatchEvent(event);
     }"""
     as_text = base64.b64encode(PNG).decode()
-    page.page.locator("#chat-file").set_input_files(picture)
+    with page.page.expect_file_chooser() as chooser:
+        page.button("attach").click()
+    chooser.value.set_files(picture)
     page.page.evaluate(paste, ["paste", as_text])
     expect(thumbs).to_have_count(2)
     page.page.evaluate(paste, ["drop", as_text])
@@ -163,6 +165,10 @@ def test_images_go_with_a_question_where_the_model_can_see(app: DeckApp, open_pa
     page.pick("quick")
     expect(page.button("attach")).to_have_class(re.compile("cannot"))
     page.page.evaluate(paste, ["paste", as_text])
+    expect(page.status).to_contain_text("quick cannot see images")
+    page.page.locator("#conversation-new").click()
+    expect(page.status).to_have_text("")
+    page.button("attach").click()
     expect(page.status).to_contain_text("quick cannot see images")
     expect(thumbs).to_have_count(0)
 

@@ -1,4 +1,4 @@
-"""What can be done with the turns of a conversation: alternatives, Edit, Branch, Copy, Retry."""
+"""What can be done with the turns of a conversation: alternatives, Edit, Branch, Copy, another try."""
 
 from __future__ import annotations
 
@@ -62,6 +62,9 @@ def test_earlier_answers_and_questions_stay_as_alternatives(app: DeckApp, open_p
     page.tool("The one before").click()
     expect(page.questions).to_have_text(["First", "Second"])
     expect(page.counters).to_have_text(["1/2", "2/2"])  # with the newest of what follows it
+    page.tool("The next one").first.click()
+    expect(page.questions).to_have_text(["Another first"])
+    expect(page.tool("The next one")).to_be_disabled()
 
 
 def test_arrow_up_branch_and_copy(page: DeckPage) -> None:
@@ -119,7 +122,7 @@ def test_broken_answer_keeps_its_text_and_can_be_retried(app: DeckApp, open_page
     app.post("/api/servers/mortal/stop")
     expect(page.notes).to_contain_text(["was stopped in the middle of the answer"])
     expect(page.answers).to_contain_text(["word5"])
-    page.page.get_by_role("button", name="Retry").click()
+    page.page.get_by_role("button", name="Try again").click()
     expect(page.questions).to_have_text(["Tell me a lot"])
     page.wait_for_live_text("word5")
     page.button("stop").click()

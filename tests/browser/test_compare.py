@@ -84,6 +84,40 @@ def test_models_answer_side_by_side(app: DeckApp, page: DeckPage) -> None:
     assert app.get("/api/conversations") == kept, "comparisons are not kept"
 
 
+def test_options_copy_keys_and_another_try(app: DeckApp, page: DeckPage) -> None:
+    app.place.add_model("echo", "max-model-len: 4096\n", echo=1)
+    app.place.add_model("steady", "max-model-len: 4096\n", tokens_per_second=10, answer_tokens=400)
+    for name in ("echo", "steady"):
+        app.start(name)
+    page.set_slider("temperature", 0.15)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    both = Comparison(page)
+    both.choose(0, "echo")
+    both.choose(1, "steady")
+    both.page.locator("#compare-input summary").click()
+    both.page.get_by_role("combobox", name="Sampling").select_option("chat")
+    both.page.get_by_role("textbox", name="System prompt").and_(both.page.locator("#compare-system")).fill("Be brief.")
+    both.text.fill("Hello")
+    both.page.locator("#compare-send").click()
+    expect(both.answers(0)).to_contain_text('"temperature": 0.15')
+    expect(both.answers(0)).to_contain_text('"content": "Be brief."')
+    expect(both.live(1)).to_contain_text("word1")
+    both.text.press("Escape")
+    expect(both.foot(1)).to_contain_text("stopped")
+    both.foot(0).get_by_role("button", name="Copy the answer").click()
+    expect(both.foot(0).get_by_role("button", name="Copied")).to_be_visible()
+    assert '"Be brief."' in both.page.evaluate("navigator.clipboard.readText()")
+
+    both.page.route("**/api/chat", lambda route: route.abort())
+    page.expected_errors.append("Failed to load resource")
+    both.send("Again")
+    again = both.foot(0).get_by_role("button", name="Try again")
+    expect(again).to_be_visible()
+    both.page.unroute("**/api/chat")
+    again.click()
+    expect(both.answers(0)).to_have_count(2)
+
+
 def test_chat_hands_its_question_over_to_compare(app: DeckApp, page: DeckPage) -> None:
     app.place.add_model("second", "max-model-len: 4096\n", ready_after=1)
     page.text.fill("From the chat")

@@ -94,6 +94,10 @@ def test_conversations_are_listed_found_renamed_and_deleted(
     field.fill("Fruit <b>salad</b>")
     field.press("Enter")
     expect(library.row("Fruit <b>salad</b>")).to_be_visible()
+    library.choose("Rename")
+    field.fill("Fruit <i>salad</i>")
+    field.press("Enter")
+    expect(library.title).to_have_text("Fruit <i>salad</i>")
     library.row_tool("Bananas", "Rename")
     field.fill("Not kept")
     field.press("Escape")
@@ -102,7 +106,6 @@ def test_conversations_are_listed_found_renamed_and_deleted(
     field.press("Enter")
     expect(library.rows.filter(has_text="Yellow")).to_be_visible()
     expect(library.row("Yellow").get_by_role("button").first).to_be_focused()
-    expect(library.title).to_have_text("Fruit <b>salad</b>")
 
     library.row_tool("Yellow", "Delete for good")
     library.answer_question("Leave it")
@@ -113,7 +116,7 @@ def test_conversations_are_listed_found_renamed_and_deleted(
 
     deck.load()
     expect(library.list).to_be_visible()
-    expect(library.title).to_have_text("Fruit <b>salad</b>")
+    expect(library.title).to_have_text("Fruit <i>salad</i>")
     expect(deck.questions).to_have_text(re.compile("Apples and pears"))
     library.page.get_by_role("button", name="Delete all").click()
     library.answer_question("Delete for good")
@@ -173,6 +176,8 @@ def test_list_lies_over_the_chat_on_a_phone(app: DeckApp, open_page: OpenPage) -
     library.page.get_by_role("button", name="对话列表").click()
     library.row("你好").get_by_role("button").first.click()
     expect(library.list).to_be_hidden()
+    library.deck.send("word " * 5000)
+    expect(library.deck.status).to_contain_text("而模型的上下文为 4,096。请清空对话、缩短消息")
 
 
 def test_presets_of_system_prompts(library: Library) -> None:
@@ -200,7 +205,12 @@ def test_presets_of_system_prompts(library: Library) -> None:
     page.get_by_role("menuitemradio", name="Pirate").click()
     expect(box).to_have_value("You are a pirate.")
 
+    box.fill("You are a captain.")
     presets.click()
+    page.get_by_role("textbox", name="Name of the preset").fill("Pirate")
+    page.get_by_role("button", name="Replace").click()
+    expect(page.get_by_role("menuitemradio", name="Pirate")).to_have_attribute("aria-checked", "true")
+    expect(page.get_by_role("menuitemradio", name="Pirate")).to_have_attribute("title", "You are a captain.")
     page.get_by_role("button", name="Delete: Pirate").click()
     library.answer_question("Delete")
     presets.click()
@@ -229,3 +239,6 @@ def test_chat_is_shown_as_code(library: Library) -> None:
     page.keyboard.press("Escape")
     expect(page.locator(".deck-dialog")).to_have_count(0)
     expect(library.deck.text).to_have_value("It's <b>me</b>")
+    library.choose("Show as code")
+    page.locator(".deck-dialog").get_by_role("button", name="Close").click()
+    expect(page.locator(".deck-dialog")).to_have_count(0)
