@@ -108,7 +108,7 @@ async function over(ask, edited) {
   let turn = turnOf(ask);
   if (ask.stopped) say(t("stopped_note"));
   if (!turn && ask.stopped) turn = await keptTurn(ask); // its first words may still be on their way
-  else if (ask.stopped) reconcile(ask, turn);
+  else if (ask.stopped) keptTurn(ask); // the next question waits for it; words more than are shown do not come any more
   const isShown = conversation === currentConversation().id;
   const isNext = isShown && isBusy(); // something else was sent while the app was asked
   if (!isNext) sessionStorage.removeItem("deck-pending");
@@ -128,12 +128,6 @@ async function over(ask, edited) {
 function takeFocusBack() {
   const at = document.activeElement;
   if (!at || at === document.body || at.closest("#chat-input")) focusBox();
-}
-
-// What was stopped is shown at once; the app may have kept some words more.
-async function reconcile(ask, shown) {
-  const kept = await keptTurn(ask);
-  if (kept && kept.assistant + kept.reasoning !== shown.assistant + shown.reasoning) reload().catch(() => {});
 }
 
 function again(turn) {
