@@ -2,9 +2,9 @@
 
     .venv/bin/python -m docs.pictures [tour chat servers ledger failure] [--out docs/images]
 
-Needs some ten minutes on two cores; without names all are made. SmolLM2 answers; nothing is downloaded. In
-``tour.webp`` the start of the model is shown faster than it is, all else at its own speed. ``ledger.png`` shows figures
-that an H100 had (``h100_ledger.json``). Look at each of them before it is committed.
+Needs some ten minutes on two idle cores; without names all are made. SmolLM2 answers; nothing is downloaded. In
+``tour.webp`` the start of the model is shown faster than it is, and no picture stands for long. ``ledger.png`` shows
+figures that an H100 had (``h100_ledger.json``). Look at each of them before it is committed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _SIZE = (960, 600)
 """Of the recording; the page is 1280 x 800."""
 _START_MS = 60
 """How long a picture of the start is shown."""
+_START_PAUSE_MS = 700
 _LONGEST_MS = 1200
 _LAST_MS = 3000
 _PATIENCE_MS = 300_000
@@ -50,10 +51,11 @@ class Recording:
     def shoot(self, most_ms: int = _LONGEST_MS) -> None:
         self.shots.append((self.page.screenshot(type="png"), time.monotonic(), most_ms))
 
-    def watch(self, until: Callable[[], bool], most_ms: int = _LONGEST_MS) -> None:
-        """Takes pictures as fast as they come."""
+    def watch(self, until: Callable[[], bool], most_ms: int = _LONGEST_MS, pause_ms: int = 0) -> None:
+        """Takes pictures as fast as they come, or with a pause after each: they are work for the processor too."""
         while not until():
             self.shoot(most_ms)
+            self.page.wait_for_timeout(pause_ms)
 
     def rest(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -122,11 +124,11 @@ class Photographer:
             record.shoot(60)
         deck.text.press("Enter")
         begun = "() => document.querySelector('#live-answer .md > *') || document.querySelector('#turns .bot-row')"
-        record.watch(lambda: bool(page.evaluate(f"({begun})() !== null")), _START_MS)
+        record.watch(lambda: bool(page.evaluate(f"({begun})() !== null")), _START_MS, _START_PAUSE_MS)
         busy = page.locator("#chat-pane.busy")
         record.watch(lambda: busy.count() == 0, 200)
         record.rest(1.0)
-        for letter in "Write a Python function that adds two numbers.":
+        for letter in "Name three fruits, as a list.":
             deck.text.press_sequentially(letter)
             record.shoot(40)
         deck.text.press("Enter")
@@ -179,13 +181,18 @@ class Photographer:
             snapshot = response.json()
             snapshot["devices"] = known["devices"]
             snapshot["ledger"]["devices"] = [known["ledger"]]
+            owners = {owner["name"]: owner["pids"] for owner in known["ledger"]["owners"]}
+            for server in snapshot["servers"]:
+                server["pids"] = owners.get(server["name"], server["pids"])
             route.fulfill(response=response, json=snapshot)
 
         deck.page.route("**/api/snapshot*", answer)
         deck.load()
         deck.open_tab("gpus")
+        # What this machine knows nothing of: the GPU's past, and its processes.
+        deck.page.add_style_tag(content="#tab-gpus .plot, #tab-gpus .plot ~ * { display: none }")
         card = deck.page.locator("#tab-gpus .deck-card:has(.plot)").first
-        card.wait_for()
+        card.wait_for(state="attached")
         deck.page.wait_for_timeout(3000)
         self._shoot("ledger", card)
         deck.close()
