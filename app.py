@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from server_manager.app_address import listen, lock_state_dir, prepare_state_dir, published, session_key
 from server_manager.app_log import log_to
-from server_manager.command_line import USER_COMMANDS, ask_password, page_url, parse, run_command, settings_from
+from server_manager.command_line import USER_COMMANDS, ask_password, page_url, parse, piped, run_command, settings_from
 from server_manager.errors import ServerManagerError
 
 
@@ -90,4 +90,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

@@ -6,10 +6,11 @@ import argparse
 import getpass
 import ipaddress
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -249,3 +250,15 @@ def _attachment(text: str) -> tuple[str, str]:
             f"{text!r} is not NAME=URL, for example remote=http://127.0.0.1:8000"
         ) from error
     return name, url
+
+
+def piped(main: Callable[[], int]) -> int:
+    """The exit code of ``main``; 0 where nobody reads all that it says (`… | head`), which is no mistake."""
+    try:
+        code = main()
+        if sys.stdout is not None:  # closed by whoever started us
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+        return 0
+    return code

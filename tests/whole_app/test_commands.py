@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 
 import pytest
-from deck_app import Place
+from deck_app import ROOT, Place
 
 from whole_app.conftest import Run
 
@@ -32,6 +33,16 @@ def test_commands_talk_to_the_app(place: Place, run: Run) -> None:
     assert "There is no model 'nosuch'" in unknown.stderr
     assert "quick" in unknown.stderr
     assert "Traceback" not in unknown.stderr
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_failure(place: Place) -> None:
+    """As with `… | head -1`."""
+    nobody, pipe = os.pipe()
+    os.close(nobody)
+    arguments = place.arguments("explain", str(ROOT / "tests" / "vllm_logs" / "err_bad_arch.log"))
+    done = subprocess.run(arguments, cwd=ROOT, env=place.env, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_state_folder_may_stand_behind_the_command(place: Place, run: Run) -> None:
