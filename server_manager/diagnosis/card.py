@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from server_manager.diagnosis.story import read_stories
 from server_manager.start_phase import StartPhase, StartProgress
 
 _WIDTH = 100
+_OF_VLLM = re.compile(r"(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d |vllm", re.IGNORECASE)
+"""In at least one line of every log of vLLM, however short."""
 _MOST_BYTES = 512 * 1024 * 1024
 FOUND, NO_FAILURE, UNREADABLE = 0, 1, 2
 _PHASES = {
@@ -73,6 +76,8 @@ def no_failure(lines: list[str]) -> str:
         return f"No failure: the server was ready (line {story.ready.number}), and the log ends while it serves."
     if not any(line.strip() for line in lines):
         return "The log is empty."
+    if not any(_OF_VLLM.search(line) for line in lines):
+        return "Nothing in it looks like vLLM's log, so nothing can be said of it."
     progress = StartProgress()
     progress.take(line.text for line in story.parsed())
     return (

@@ -112,6 +112,7 @@ def test_what_is_told_of_a_log_without_a_failure() -> None:
     assert "while the server starts" in no_failure(read(VLLM_LOGS / "stop_kill9_loading.log"))
     assert "was ready (line 94)" in no_failure(read(VLLM_LOGS / "ok_uni.log")[:95])
     assert no_failure([""]) == "The log is empty."
+    assert "looks like vLLM's log" in no_failure(["root:x:0:0:root:/root:/bin/bash"])
 
 
 def test_the_returncode_tells_what_the_log_cannot() -> None:
