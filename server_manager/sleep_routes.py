@@ -35,9 +35,9 @@ async def wake_up(client: ServerClient, level: int) -> None:
     await client.ask("POST", "/reset_prefix_cache", seconds=_PROOF_SECONDS)
 
 
-async def is_sleeping(client: ServerClient) -> bool:
+async def is_sleeping(client: ServerClient, *, seconds: float = 5.0) -> bool:
     """Raises ``ServerUnreachable`` or ``RequestRejected``, also where there is no such route."""
-    body = await client.ask("GET", "/is_sleeping")
+    body = await client.ask("GET", "/is_sleeping", seconds=seconds)
     try:
         return msgspec.json.decode(body, type=_Sleeping).is_sleeping
     except msgspec.MsgspecError as error:
@@ -45,13 +45,19 @@ async def is_sleeping(client: ServerClient) -> bool:
 
 
 async def sleep_level(client: ServerClient) -> int:
-    """1 or 2 where vLLM's metrics say that it sleeps, else 0. Raises ``ServerUnreachable`` or ``RequestRejected``."""
+    """1 or 2 where it sleeps, else 0; waits until it has fallen asleep or woken where it is about to.
+
+    Raises ``ServerUnreachable`` or ``RequestRejected``.
+    """
+    # The metrics alone would not do: they tell of a sleep once it is over. vLLM answers this one in its turn.
+    if not await is_sleeping(client, seconds=_PATIENCE_SECONDS):
+        return 0
     text = (await client.ask("GET", "/metrics")).decode(errors="replace")
     on = [line for line in text.splitlines() if line.startswith("vllm:engine_sleep_state{") and line.endswith(" 1.0")]
     for level, state in ((2, "discard_all"), (1, "weights_offloaded")):
         if any(f'sleep_state="{state}"' in line for line in on):
             return level
-    return 0
+    return 2  # with --disable-log-stats nothing tells: what brings it back from the deeper sleep is right after both
 
 
 async def likely_tokens(client: ServerClient, model: str, prompt: str, count: int) -> frozenset[str] | None:

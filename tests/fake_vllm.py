@@ -341,7 +341,7 @@ class Server(Engine):
         query = parse_qs(x.query)
         match x.path:
             case "/is_sleeping":
-                x.answer(200, {"is_sleeping": self.asleep})
+                x.answer(200, {"is_sleeping": await self.sleep.is_sleeping()})
                 return
             case "/sleep":
                 await self.sleep.sleep(int(query.get("level", ["1"])[0]))

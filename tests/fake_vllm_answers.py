@@ -88,7 +88,7 @@ class Engine:
 
     @property
     def asleep(self) -> bool:
-        return self.sleep.level > 0
+        return self.sleep.level > 0 or self.sleep.is_moving
 
     async def crash(self) -> None:
         raise NotImplementedError

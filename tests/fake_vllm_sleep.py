@@ -36,6 +36,7 @@ class Sleep:
         self.garbage = False
         self._wakes = 0
         self._slept = False
+        self._moving = asyncio.Lock()
         self._indices = fake_gpu.visible(FOLDER, int(args.tensor_parallel_size)) if FOLDER else []
 
     def refusal(self) -> str | None:
@@ -80,7 +81,21 @@ class Sleep:
         if FOLDER:
             fake_gpu.hold(FOLDER, self.holder, sizes)
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether it is falling asleep or waking: the engine does nothing else meanwhile, as the real one."""
+        return self._moving.locked()
+
+    async def is_sleeping(self) -> bool:
+        """In its turn, as the engine does all: behind a sleep or a wake that goes on."""
+        async with self._moving:
+            return self.level > 0
+
     async def sleep(self, level: int) -> None:
+        async with self._moving:
+            await self._sleep(level)
+
+    async def _sleep(self, level: int) -> None:
         seconds = number("SLEEP_SECONDS")
         await asyncio.sleep(seconds if self._slept else number("FIRST_SLEEP_SECONDS", seconds))
         self._slept = True
@@ -91,6 +106,10 @@ class Sleep:
 
     async def wake(self, tags: list[str]) -> bool:
         """Whether the process goes on living."""
+        async with self._moving:
+            return await self._wake(tags)
+
+    async def _wake(self, tags: list[str]) -> bool:
         await asyncio.sleep(number("SLEEP_SECONDS"))
         for index, size in self._awake_bytes().items():
             if FOLDER and fake_gpu.free(FOLDER, index, but=self.holder) < size:

@@ -167,6 +167,12 @@ class StubServer:
         self.dropped = False
         """The weights, by level 2."""
         self.wake = "good"
+        self.may_move = asyncio.Event()
+        """Until it is set it goes on falling asleep."""
+        self.may_move.set()
+        self.questions_of_sleep = 0
+        self.tells_level = True
+        """Whether its metrics do."""
         self.completes: int | None = None
         """The status with which text completion is refused."""
         self.answer_completion: Callable[[dict[str, Any]], tuple[int, object]] | None = None
@@ -206,6 +212,7 @@ class StubServer:
 
     async def _sleep(self, request: web.Request) -> web.Response:
         self.routes.append(request.path_qs)
+        await self.may_move.wait()
         self.sleep_level = int(request.query["level"])
         self.dropped = self.sleep_level == 2
         return web.Response()
@@ -224,6 +231,8 @@ class StubServer:
         return web.json_response({"results": [None]})
 
     async def _is_sleeping(self, request: web.Request) -> web.Response:
+        self.questions_of_sleep += 1
+        await self.may_move.wait()
         return web.json_response({"is_sleeping": self.sleep_level > 0})
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -232,7 +241,7 @@ class StubServer:
             f'vllm:engine_sleep_state{{engine="0",sleep_state="{state}"}} {float(self.sleep_level == level)}\n'
             for level, state in enumerate(states)
         )
-        return web.Response(text=text)
+        return web.Response(text=text if self.tells_level else "")
 
     async def _complete(self, request: web.Request) -> web.Response:
         if self.completes is not None:

@@ -118,18 +118,55 @@ async def test_stop_in_the_first_sleep(stage: Stage, monkeypatch: pytest.MonkeyP
     assert stage.server.status.state is ServerState.STOPPED
 
 
+async def next_app(stage: Stage) -> Stage:
+    """Another app over the same server, which has been adopted by its record on the disk."""
+    (record,) = stage.store.load_all()
+    other = Stage(stage.settings, stage.session, stage.http, launcher=stage.launcher)
+    assert await other.server.adopt(record, "vllm serve m")
+    return other
+
+
 @pytest.mark.parametrize("level", [1, 2])
 async def test_adopted_server_that_sleeps_is_known_to(stage: Stage, level: int) -> None:
     await stage.server.ensure_ready()
     await stage.server.sleep(level)
-    record = stage.launcher.handle.record
     await stage.server.leave()
-    other = Stage(stage.settings, stage.session, stage.http, launcher=stage.launcher)
-    assert await other.server.adopt(record, "vllm serve m")
+    other = await next_app(stage)
     await other.reach(ASLEEP)
     view = other.server.status.sleep
     assert view is not None
     assert view.level == level
     await other.server.ensure_ready()
     assert other.server.status.state is READY
+    await other.server.stop(now=True)
+
+
+async def test_server_that_is_adopted_while_it_falls_asleep_is_known_to_sleep(stage: Stage) -> None:
+    """Its metrics tell of a sleep once it is over: a server taken for one that is awake would swallow chats."""
+    await stage.server.ensure_ready()
+    stage.http.may_move.clear()
+    falling_asleep = stage.background(stage.server.sleep())
+    await eventually(lambda: "/sleep?level=1" in stage.http.routes, "the request to sleep")
+    await stage.server.leave()
+    other = await next_app(stage)
+    await eventually(lambda: other.http.questions_of_sleep > 0, "the question whether it sleeps")
+    assert other.server.status.state is ServerState.STARTING
+    stage.http.may_move.set()
+    await other.reach(ASLEEP)
+    await falling_asleep
+    await other.server.ensure_ready()
+    assert stage.http.routes == ["/sleep?level=1", "/wake_up"]
+    await other.server.stop(now=True)
+
+
+async def test_sleep_of_unknown_depth_is_taken_for_the_deeper_one(stage: Stage) -> None:
+    stage.http.tells_level = False
+    await stage.server.ensure_ready()
+    await stage.server.sleep(2)
+    await stage.server.leave()
+    other = await next_app(stage)
+    await other.reach(ASLEEP)
+    await other.server.ensure_ready()
+    assert "/collective_rpc" in stage.http.routes, "the weights are read again"
+    assert len(stage.launcher.handles) == 2, "adopted and woken, not started again"
     await other.server.stop(now=True)
