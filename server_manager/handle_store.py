@@ -37,6 +37,16 @@ class HandleStore:
             new.unlink(missing_ok=True)
             raise self._error("written", path, error) from error
 
+    def amend(self, record: HandleRecord) -> None:
+        """Writes it again with more in it, unless it is no longer the record of that server; does so as it can."""
+        try:
+            if _parse(self._path(record.name).read_text(encoding="utf-8")).marker == record.marker:
+                self.save(record)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError, StateDirError) as error:
+            logger.warning("The record of %s keeps what it has: %s", record.name, error)
+
     def load_all(self) -> tuple[HandleRecord, ...]:
         """All records that can be read, by name; a broken one is logged and left where it is."""
         records = []
@@ -79,7 +89,9 @@ def _parse(text: str) -> HandleRecord:
     if not isinstance(data, dict):
         raise TypeError("not a JSON object")
     known = {field.name: data[field.name] for field in fields(HandleRecord) if field.name in data}
-    record = HandleRecord(**{**known, "argv": tuple(known["argv"]), "env": dict(known["env"])})
+    known |= {"argv": tuple(known["argv"]), "env": dict(known["env"])}
+    known |= {"likely_tokens": tuple(known.get("likely_tokens", ())), "will_hold": dict(known.get("will_hold", {}))}
+    record = HandleRecord(**known)
     if not isinstance(record.pid, int) or not isinstance(record.start_ticks, int) or record.pid <= 1:
         raise ValueError("pid and start_ticks must be whole numbers")
     return record

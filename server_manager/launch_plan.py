@@ -25,6 +25,7 @@ CPU_KV_CACHE_BYTES = "512M"
 on every machine that does something else too."""
 NOTHING: Mapping[str, object] = MappingProxyType({})
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+NO_BYTES: Mapping[str, int] = MappingProxyType({})
 _UNREACHABLE_FLAGS = ("uds", "ssl-keyfile", "ssl-certfile", "root-path", "headless", "grpc")
 
 
@@ -57,12 +58,13 @@ def make_plan(
     cpu_only: bool,
     planned: Mapping[str, object] = NOTHING,
     planned_env: Mapping[str, str] = NO_VARIABLES,
+    will_hold: Mapping[str, int] = NO_BYTES,
     switchable: bool = False,
 ) -> LaunchPlan:
     """The next start of ``spec``. ``model`` is where the files are, if not at ``spec.model``.
 
-    ``planned`` are flags and variables of the memory planner, for what the user leaves open; ``switchable``: it is to
-    sleep and wake (on a GPU).
+    ``planned`` are flags and variables of the memory planner, for what the user leaves open, ``will_hold`` the bytes by
+    device that it reckons with; ``switchable``: it is to sleep and wake (on a GPU).
 
     Raises ``SpecError`` for flags with which we could not reach the server, a missing folder or a taken port.
     """
@@ -108,6 +110,7 @@ def make_plan(
         secret_env=secret_env,
         log_path=settings.logs_dir / f"{spec.name}.log",
         port=port,
+        will_hold=will_hold,
     )
     return LaunchPlan(
         request,

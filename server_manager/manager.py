@@ -122,6 +122,7 @@ class ServerManager:
             try:
                 if await server.adopt(record, shell_line(record.argv, record.env)):
                     self._servers[record.name] = server
+                    self.rooms.adopted(record.name, record.will_hold)
                     log.info("adopted %s, pid %d", record.name, record.pid)
                 else:
                     self._shared.store.remove(record.name)
@@ -350,6 +351,7 @@ class ServerManager:
             cpu_only=not reading.devices,
             planned=decision.options_to_add,
             planned_env=decision.env_to_add,
+            will_hold=decision.will_hold,
             switchable=is_switchable(spec),
         )
         python = self.settings.vllm_command[0]

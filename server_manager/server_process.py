@@ -71,7 +71,7 @@ class ServerProcess:
         self._handle: ServerHandle | None = None
         self._shutdown_timeout = shared.settings.shutdown_timeout
         self._streams = OpenStreams()
-        self._sleeper = Sleeper(self._cell, self.client, self.start_cold)
+        self._sleeper = Sleeper(self._cell, self.client, self.start_cold, shared.store.amend)
         self._waker = waker or self.wake
         self._restarter = Restarter(restarts, self._start_again)
 

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from server_manager import sleep_routes
 from server_manager.client import ServerClient
@@ -30,18 +31,22 @@ _CANDIDATES = 5
 class Sleeper:
     """Belongs to one server; ``begin`` for each of its lives."""
 
-    def __init__(self, cell: StatusCell, client: Callable[[], ServerClient], start_cold: Callable[[str], None]) -> None:
-        """``start_cold(why)`` ends the present life and begins another."""
+    def __init__(
+        self, cell: StatusCell, client: Callable[[], ServerClient], start_cold: Callable[[str], None],
+        keep: Callable[[HandleRecord], None],
+    ) -> None:  # fmt: skip
+        """``start_cold(why)`` ends the present life and begins another; ``keep`` has the next app know its record."""
         self._cell = cell
         self._client = client
         self._start_cold = start_cold
+        self._keep = keep
         self._lock = asyncio.Lock()
         self._record: HandleRecord | None = None
         self._expected: frozenset[str] | None = None
 
     def begin(self, record: HandleRecord) -> None:
         """A life with this process has begun."""
-        self._record, self._expected = record, None
+        self._record, self._expected = record, frozenset(record.likely_tokens) or None
         routes = record.env.get("VLLM_SERVER_DEV_MODE") == "1"
         self._cell.update(sleep=SleepView(frees_memory="--enable-sleep-mode" in record.argv) if routes else None)
 
@@ -52,7 +57,7 @@ class Sleeper:
         """
         client = self._client()
         try:
-            self._expected = await self._likely_tokens(client)
+            await self._learn(client)
             began = time.monotonic()
             await sleep_routes.sleep(client, level=1)
             self._note(first_sleep_s=time.monotonic() - began)
@@ -93,7 +98,7 @@ class Sleeper:
                 )
             client = self._client()
             if self._expected is None:
-                self._expected = await self._likely_tokens(client)
+                await self._learn(client)
             # Before the request: a sleeping server swallows chats, so nothing may be sent to it from here on.
             self._cell.transition(ServerState.ASLEEP)
             self._note(level=level)
@@ -135,6 +140,14 @@ class Sleeper:
                     "It is started again.",
                 )
         self._note(wake_s=time.monotonic() - began, level=0)
+
+    async def _learn(self, client: ServerClient) -> None:
+        """What to expect after a wake, of a server that is awake and well; the next app is to know it too."""
+        record = self._record
+        self._expected = await self._likely_tokens(client)
+        if self._expected and record is not None and record is self._record:
+            self._record = replace(record, likely_tokens=tuple(sorted(self._expected)))
+            self._keep(self._record)
 
     async def _likely_tokens(self, client: ServerClient) -> frozenset[str] | None:
         model = self._cell.value.served_model_name or (await client.models())[0].id

@@ -1,7 +1,8 @@
 """GPUs that only a folder knows of: fakes of vLLM write down there what they hold, and a fake ``pynvml`` reads it.
 
 The folder's ``gpus.json`` is a list of ``{"uuid": …, "total": bytes}``; beside it lies, for each process that holds
-memory, a file named by its pid with ``{"index": bytes}``. What a dead process held is free, as with the real driver.
+memory, a file named by its pid with ``{"index": bytes}`` and, as "start", its start time in ticks: pids are given away
+again. What a dead process held is free, as with the real driver.
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ def make_gpus(folder: Path, *total_gib: float, hide_processes: bool = False) -> 
     tests = Path(__file__).resolve().parent
     text = PYNVML.format(tests=str(tests), telemetry=str(tests / "telemetry"), folder=str(folder))
     (folder / "pynvml.py").write_text(text)
+    return environment(folder)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Of an app that is to find the GPUs of this folder."""
     return {"PYTHONPATH": str(folder), "FAKE_GPU_DIR": str(folder)}
 
 
@@ -89,12 +95,12 @@ def held(folder: Path, index: int) -> dict[int, int]:
     """Bytes by pid of the living processes that hold memory of this GPU."""
     found = {}
     for path in folder.iterdir():
-        if path.name.isdigit() and _alive(int(path.name)):
+        if path.name.isdigit() and (start := _start_of(int(path.name))):
             try:
-                size = json.loads(path.read_text()).get(str(index), 0)
+                written = json.loads(path.read_text())
             except (OSError, ValueError):  # just being written
                 continue
-            if size:
+            if written["start"] == start and (size := written.get(str(index), 0)):
                 found[int(path.name)] = size
     return found
 
@@ -108,7 +114,7 @@ def free(folder: Path, index: int, *, but: int = 0) -> int:
 def hold(folder: Path, pid: int, sizes: Mapping[int, int]) -> None:
     """From now on the process holds so much of each GPU."""
     path = folder / f"{pid}.new"
-    path.write_text(json.dumps({str(index): size for index, size in sizes.items()}))
+    path.write_text(json.dumps({"start": _start_of(pid), **{str(index): size for index, size in sizes.items()}}))
     path.replace(folder / str(pid))
 
 
@@ -122,8 +128,10 @@ def visible(folder: Path, count: int) -> list[int]:
     return indices[:count]
 
 
-def _alive(pid: int) -> bool:
+def _start_of(pid: int) -> str:
+    """The start time of a living process, empty where there is none."""
     try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
+        return ""
+    return "" if fields[0] == "Z" else fields[19]

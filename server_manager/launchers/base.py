@@ -24,6 +24,8 @@ class LaunchRequest:
     port: int
     secret_env: Mapping[str, str] = field(default_factory=dict)
     """Added too, and never shown, logged or stored outside the state folder."""
+    will_hold: Mapping[str, int] = field(default_factory=dict)
+    """What the memory planner expects it to hold, in bytes by device; empty: it knows nothing of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class HandleRecord:
     """When the start was asked for, Unix time in seconds."""
     marker: str = ""
     """``name:random id``, in the environment of every process of the tree: finds those whose leader is gone."""
+    likely_tokens: tuple[str, ...] = ()
+    """What its model is known to say while it is awake and well (see ``Sleeper``); empty: not known."""
+    will_hold: dict[str, int] = field(default_factory=dict)
+    """As in the request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ class LocalLauncher:
             env=dict(request.env),
             started_at=started_at,
             marker=marker,
+            will_hold=dict(request.will_hold),
         )
         return handle_of(record, child, guardian, shared_memory)
 

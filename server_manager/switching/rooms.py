@@ -62,7 +62,7 @@ class Board(Protocol):
 
 @dataclass(slots=True)
 class Planned:
-    """What the last start was planned with: kept until the next one of its server."""
+    """What the last start was planned with, by this app or an earlier one: kept until the next one of its server."""
 
     decision: Decision
     subject: StartSubject | None
@@ -145,6 +145,10 @@ class Rooms:
         reading = self._readings.latest
         devices = devices_of(reading.devices) if reading is not None else ()
         return await self._world("", reading, devices, board) if reading is not None and devices else None
+
+    def adopted(self, name: str, will_hold: Mapping[str, int]) -> None:
+        """A server that an earlier app has planned with so many bytes on each device."""
+        self.planned[name] = Planned(Decision(will_hold=dict(will_hold)), None)
 
     # What it took
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ RECORD = HandleRecord(
     env={"A": "b"},
     started_at=1795440466.0,
     marker="Qwen2.5-7B:1f",
+    likely_tokens=(" Paris", " the"),
+    will_hold={"GPU-0": 73 * 2**30},
 )
 
 
@@ -52,6 +55,31 @@ def test_only_this_user_can_read_the_key(store: HandleStore, tmp_path: Path) -> 
     (file,) = (tmp_path / "servers").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_amended_record_is_the_new_one(store: HandleStore) -> None:
+    store.save(replace(RECORD, likely_tokens=()))
+    store.amend(RECORD)
+    assert store.load_all() == (RECORD,)
+
+
+def test_record_of_a_later_life_is_not_amended(store: HandleStore) -> None:
+    later = replace(RECORD, marker="Qwen2.5-7B:2e")
+    store.save(later)
+    store.amend(RECORD)
+    assert store.load_all() == (later,)
+    store.remove(RECORD.name)
+    store.amend(RECORD)
+    assert store.load_all() == ()
+
+
+def test_record_of_an_older_version_knows_less(store: HandleStore, tmp_path: Path) -> None:
+    store.save(RECORD)
+    (file,) = (tmp_path / "servers").iterdir()
+    written = json.loads(file.read_text())
+    del written["likely_tokens"], written["will_hold"]
+    file.write_text(json.dumps(written))
+    assert store.load_all() == (replace(RECORD, likely_tokens=(), will_hold={}),)
 
 
 def test_removed_record_is_gone(store: HandleStore) -> None:

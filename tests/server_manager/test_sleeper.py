@@ -170,3 +170,17 @@ async def test_sleep_of_unknown_depth_is_taken_for_the_deeper_one(stage: Stage) 
     assert "/collective_rpc" in stage.http.routes, "the weights are read again"
     assert len(stage.launcher.handles) == 2, "adopted and woken, not started again"
     await other.server.stop(now=True)
+
+
+async def test_adopted_server_that_does_not_wake_well_is_not_believed_either(stage: Stage) -> None:
+    """What it said before it slept was learnt by the app before."""
+    await stage.server.ensure_ready()
+    await stage.server.sleep()
+    await stage.server.leave()
+    other = await next_app(stage)
+    await other.reach(ASLEEP)
+    stage.http.wake = "garbage"
+    with pytest.raises(ChatError, match="talks nonsense"):
+        await other.server.wake()
+    await other.launched(3)
+    await other.server.stop(now=True)

@@ -40,21 +40,25 @@ def run(place: Place) -> Iterator[Run]:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    """Starts an app on a machine with GPUs of so many GiB; keyword ``models``: flags and fake settings by name."""
+    """Starts an app on a machine with GPUs of so many GiB; keyword ``models``: flags and fake settings by name.
+
+    Called again, without GPUs and models, it starts the next app on the same machine.
+    """
     place = Place(tmp_path / "place")
     fake_gpu.write_weights(place.weights)
     apps: list[DeckApp] = []
 
     def start(
         *gib: float,
-        models: dict[str, dict[str, object]],
+        models: dict[str, dict[str, object]] | None = None,
         args: tuple[str, ...] = ("--no-start",),
         hide_processes: bool = False,
     ) -> DeckApp:
-        for name, settings in models.items():
+        for name, settings in (models or {}).items():
             flags = str(settings.pop("flags", ""))
             place.add_model(name, flags, **{"weights_gib": fake_gpu.WEIGHTS_GIB, **settings})
-        env = fake_gpu.make_gpus(tmp_path / "gpus", *gib, hide_processes=hide_processes)
+        folder = tmp_path / "gpus"
+        env = fake_gpu.make_gpus(folder, *gib, hide_processes=hide_processes) if gib else fake_gpu.environment(folder)
         app = DeckApp(place, *args, env=env).wait_until_up()
         apps.append(app)
         return app

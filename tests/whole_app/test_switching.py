@@ -7,6 +7,7 @@ is not there.
 from __future__ import annotations
 
 import json
+import signal
 import threading
 
 import pytest
@@ -171,6 +172,21 @@ def test_switch_leaves_the_one_that_the_operator_spares(machine: Machine) -> Non
     app.post("/api/servers/gamma/start", {"sparing": "alpha"}, status=202)
     app.wait_for("gamma", "ready")
     assert states(app, "alpha", "beta", "gamma") == ["ready", "asleep", "ready"]
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGKILL])
+def test_kept_servers_take_turns_under_the_next_app_too(machine: Machine, with_signal: int) -> None:
+    """It must know which one sleeps, and how much each takes back, or a wake would end in a cold start."""
+    app = machine(80, models={"alpha": {"parrot": 1}, "beta": {"parrot": 1}}, args=("--keep-servers",))
+    pids = [app.start(name)["pid"] for name in ("alpha", "beta")]
+    app.end(with_signal)
+    app = machine()
+    app.wait_for("alpha", "asleep")
+    app.wait_for("beta")
+    for name, other in (("alpha", "beta"), ("beta", "alpha")):
+        assert text_of(app.chat(name, f"Still there, {name}?")) == f"Still there, {name}?"
+        assert states(app, name, other) == ["ready", "asleep"]
+    assert [app.server(name)["pid"] for name in ("alpha", "beta")] == pids, "woken, not started again"
 
 
 def test_idle_model_sleeps_and_is_stopped_later(machine: Machine) -> None:
