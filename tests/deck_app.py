@@ -165,7 +165,7 @@ class DeckApp:
     def stderr(self) -> str:
         return self.stderr_path.read_text(errors="replace")
 
-    def wait_until_up(self) -> DeckApp:
+    def wait_until_up(self, seconds: float = DEADLINE_SECONDS) -> DeckApp:
         def up() -> bool:
             assert self.process.poll() is None, f"the app ended with {self.process.returncode}:\n{self.stderr}"
             try:
@@ -174,7 +174,7 @@ class DeckApp:
                 return False
 
         try:
-            eventually(up, f"the app at {self.url}")
+            eventually(up, f"the app at {self.url}", seconds)
         except BaseException:
             self.close()
             raise

@@ -25,7 +25,7 @@ def start(world: World, chance: random.Random) -> str | None:
     """And the browser's tab is closed before it is up: nobody waits for it."""
     if world.app is None:
         return None
-    name = chance.choice(world.models)
+    name = some_model(world, chance)
     world.post(f"/api/servers/{name}/start")
     return "start"
 
@@ -33,15 +33,15 @@ def start(world: World, chance: random.Random) -> str | None:
 def start_and_wait(world: World, chance: random.Random) -> str | None:
     if world.app is None:
         return None
-    name = chance.choice(world.models)
+    name = some_model(world, chance)
     ask(world, name, "hello", seconds=world.start_seconds)
     return "start and chat"
 
 
 def stop(world: World, chance: random.Random) -> str | None:
-    if world.app is None or not (trees := world.trees()):
+    if world.app is None or not (tree := some_tree(world, chance)):
         return None
-    world.post(f"/api/servers/{chance.choice(trees).name}/stop")
+    world.post(f"/api/servers/{tree.name}/stop")
     return "stop"
 
 
@@ -49,14 +49,14 @@ def closed_tab_during_a_start(world: World, chance: random.Random) -> str | None
     """A question starts the server; the connection is cut while it waits or while the answer comes."""
     if world.app is None:
         return None
-    ask(world, chance.choice(world.models), "hello", seconds=chance.choice([0.1, 0.5, 2]))
+    ask(world, some_model(world, chance), "hello", seconds=chance.choice([0.1, 0.5, 2]))
     return "tab closed"
 
 
 def start_in_the_middle_of_a_stop(world: World, chance: random.Random) -> str | None:
-    if world.app is None or not (trees := world.trees()):
+    if world.app is None or not (tree := some_tree(world, chance)):
         return None
-    name = chance.choice(trees).name
+    name = tree.name
     stopping = threading.Thread(target=world.post, args=(f"/api/servers/{name}/stop",))
     stopping.start()
     world.post(f"/api/servers/{name}/start")
@@ -209,6 +209,7 @@ def next_app(world: World, chance: random.Random) -> str | None:
     """Adopts what was kept, ends what was not."""
     if world.app is not None:
         return None
+    world.before_next_app()
     kept = {tree.name: tree.leader.pid for tree in world.trees() if tree.leader} if world.keeps else {}
     world.start_app(keep=chance.random() < 0.5)
     assert world.app is not None
@@ -246,8 +247,12 @@ FAULTS: dict[Fault, int] = {
 
 
 def some_tree(world: World, chance: random.Random) -> Tree | None:
-    trees = world.trees()
+    trees = [tree for tree in world.trees() if world.target in (None, tree.name)]
     return chance.choice(trees) if trees else None
+
+
+def some_model(world: World, chance: random.Random) -> str:
+    return world.target or chance.choice(world.models)
 
 
 def ask(world: World, name: str, text: str, seconds: float) -> str:

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from faults.faults import FAULTS, next_app
+from faults.faults import FAULTS, Fault, next_app
 from faults.world import World
 
 
-def run(world: World, seed: int, steps: int, tell: Callable[[str], None] = lambda _: None) -> None:
-    """Runs so many faults, each followed by ``World.settle``. Raises ``AssertionError`` at the first leftover."""
-    chance = random.Random(seed)
-    faults, weights = list(FAULTS), list(FAULTS.values())
+def run(
+    world: World,
+    seed: int,
+    steps: int,
+    tell: Callable[[str], None] = lambda _: None,
+    table: Mapping[Fault, int] = FAULTS,
+    seconds: float = math.inf,
+) -> None:
+    """Runs so many faults out of ``table``, or as many as begin within so many seconds.
+
+    Each is followed by ``World.settle``, and by a question to the model that it befell where that is asked for
+    (``World.prove``). Raises ``AssertionError`` at the first leftover.
+    """
+    chance, deadline = random.Random(seed), time.monotonic() + seconds
+    faults, weights = list(table), list(table.values())
     done = 0
     try:
         world.start_app(keep=False)
-        while done < steps:
+        while done < steps and time.monotonic() < deadline:
             # Two in three times the next app comes right after the last, else something else befalls the servers first.
             fault = next_app if world.app is None and chance.random() < 0.67 else chance.choices(faults, weights)[0]
             began = time.monotonic()
@@ -29,6 +41,7 @@ def run(world: World, seed: int, steps: int, tell: Callable[[str], None] = lambd
                 continue
             done += 1
             world.settle(what)
+            world.prove()
             tell(f"{seed}/{done} {what}: {time.monotonic() - began:.1f} s")
     finally:
         world.close()

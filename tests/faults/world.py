@@ -32,6 +32,8 @@ PERSONALITIES: dict[str, dict[str, object]] = {
 """Models, and how the fake vLLM of each behaves."""
 RESTARTED = "frail"
 """The one that is started again after a crash."""
+RESTARTED_TWICE = "2"
+"""Its ``DECK_RESTARTS``."""
 
 
 @dataclass
@@ -80,12 +82,15 @@ class World:
         self._memory_before = shared_memory_candidates()
         self.worst = 0.0
         self.settled: Counter[str] = Counter()
+        self.target: str | None = None
+        """The server that the next fault is to befall; ``None``: any."""
 
     # The app
 
     def start_app(self, *, keep: bool) -> None:
+        # On a machine that does much else it may take a minute, which is not what is looked at here.
+        self.app = DeckApp(self.place, *(["--keep-servers"] if keep else [])).wait_until_up(300)
         self.keeps, self.unguarded = keep, False
-        self.app = DeckApp(self.place, *(["--keep-servers"] if keep else [])).wait_until_up()
 
     def lose_app(self, with_signal: int) -> None:
         """Signals the app and waits until it has gone."""
@@ -149,7 +154,17 @@ class World:
         fakes = {name for name in shared_memory_candidates() - self._memory_before if name.startswith(self._shm)}
         unmapped = fakes - mapped_shared_memory([int(pid) for pid in os.listdir("/proc") if pid.isdigit()], fakes)
         wrong += [f"{SHARED_MEMORY}/{name}" for name in unmapped]
-        return wrong
+        return wrong + self.wrong_besides(trees)
+
+    def wrong_besides(self, trees: Sequence[Tree]) -> list[str]:
+        """Whatever else should not be so, in words."""
+        return []
+
+    def prove(self) -> None:
+        """Shows that what the last faults befell is of use, where that is to be shown. Raises ``AssertionError``."""
+
+    def before_next_app(self) -> None:
+        """Another app is about to be started, which may adopt servers."""
 
     def _may_be_there(self, tree: Tree, wrong: list[str]) -> bool:
         if self.app is None:
@@ -206,6 +221,5 @@ def new_world(folder: Path, patience: float) -> World:
     shm = f"psm_{secrets.token_hex(4)}-"
     for name, fake in PERSONALITIES.items():
         place.add_model(name, "max-model-len: 4096\nshutdown-timeout: 1\n", shm_name=shm, **fake)
-    with (place.models_dir / f"{RESTARTED}.env").open("a", encoding="utf-8") as env:
-        env.write("DECK_RESTARTS=2\n")
+    place.set_variables(RESTARTED, DECK_RESTARTS=RESTARTED_TWICE)
     return World(place, list(PERSONALITIES), patience, shm=shm)
