@@ -104,6 +104,16 @@ class ServerClient:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 
+    async def refuses(self) -> bool:
+        """Whether nobody listens there (any more): unlike silence, which may come of much work, that is certain."""
+        try:
+            async with self.session.http.get(f"{self.base_url}/health", timeout=_SHORT):
+                return False
+        except aiohttp.ClientConnectorError as error:
+            return isinstance(error.os_error, ConnectionRefusedError)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
     async def models(self) -> tuple[ServedModel, ...]:
         """What the server serves. Raises ``ServerUnreachable`` or ``RequestRejected``."""
         body = await self.ask("GET", "/v1/models")

@@ -94,6 +94,7 @@ async def deck(settings: Settings, session: ClientSession) -> AsyncIterator[Deck
 async def stage(settings: Settings, session: ClientSession, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     monkeypatch.setattr(serving_watch, "HEALTH_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr(serving_watch, "ENGINE_DEATH_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(serving_watch, "REFUSAL_PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(restart_policy, "FIRST_DELAY_SECONDS", 0.05)
     async with StubServer() as http:
         found = Stage(replace(settings, health_interval=0.01, kill_after=0.3), session, http)

@@ -22,6 +22,16 @@ async def test_two_who_want_it_start_one_process(stage: Stage) -> None:
     assert {client.base_url for client in clients} == {stage.http.url}
 
 
+async def test_server_that_stops_listening_and_hangs_is_ended(stage: Stage) -> None:
+    """As vLLM does where somebody else sends it SIGTERM while a request is open: it was shown as ready for ever."""
+    stage.http.health = 200
+    await stage.server.ensure_ready()
+    await stage.http.__aexit__()
+    await stage.reach(FAILED)
+    assert stage.server.status.exit is not None
+    assert stage.server.status.exit.cause is ExitCause.CRASHED
+
+
 async def test_a_cancelled_waiter_does_not_end_the_start(stage: Stage) -> None:
     waiter = asyncio.create_task(stage.server.ensure_ready())
     await stage.launched()
