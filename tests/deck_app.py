@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from forked_app import ForkedApp, ForkServer
 
 ROOT = Path(__file__).resolve().parents[1]
 FAKE_VLLM = Path(__file__).resolve().parent / "fake_vllm.py"
@@ -40,6 +42,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def common_env() -> dict[str, str]:
+    """Of the children of all places: nothing of the caller's own settings."""
+    ours = ("DECK_", "HF_", "VLLM_", "XDG_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # it would make every start of the app slower
+    # No hub is asked how large its models are.
+    return kept | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    """The one of this process, from its first use to its end."""
+    return ForkServer(common_env())
 
 
 class Place:
@@ -76,16 +93,11 @@ class Place:
 
     @property
     def env(self) -> dict[str, str]:
-        """Of every child: nothing of the caller's own settings."""
-        ours = ("DECK_", "HF_", "VLLM_", "XDG_")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-        kept.pop("PYTHONDONTWRITEBYTECODE", None)  # it would make every start of the app slower
-        return kept | {
+        """Of every child."""
+        return common_env() | {
             "HOME": str(self.home),
             "TMPDIR": str(self.tmpdir),
             "DECK_VLLM_PYTHON": str(self.vllm_python),
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_OFFLINE": "1",  # no hub is asked how large its models are
             _MARK: self.mark,
         }
 
@@ -142,22 +154,34 @@ class DeckApp:
         env: Mapping[str, str] | None = None,
         start: bool = False,
         port: int | None = None,
+        forked: bool = True,
     ) -> None:
-        """``start`` leaves out ``--no-start``; without a ``port`` it gets a free one."""
+        """``start`` leaves out ``--no-start``; without a ``port`` it gets a free one.
+
+        Importing Gradio is most of a start's processor time, so the app is ``forked`` from a process that has done so.
+        Where a test is about the start itself (its command line, what happens while it imports) or about the end of
+        the process as a shell sees it, and with the real vLLM, it is begun as by a user: ``python app.py``.
+        """
         self.place = place
         self.port = port or free_port()
         self.stderr_path = place.tmpdir / f"app-{self.port}.err"
         options = [*arguments] if start else ["--no-start", *arguments]
         with self.stderr_path.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                place.arguments("--port", str(self.port), *options),
-                cwd=ROOT,
-                env={**place.env, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
+            argv = place.arguments("--port", str(self.port), *options)
+            everything = {**place.env, **(env or {})}
+            self.process: subprocess.Popen[str] | ForkedApp
+            if forked:
+                self.process = fork_server().start(argv[1:], everything, ROOT, stderr.fileno())
+            else:
+                self.process = subprocess.Popen(
+                    argv,
+                    cwd=ROOT,
+                    env=everything,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    text=True,
+                )
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 

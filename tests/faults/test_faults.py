@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def test_whatever_dies_nothing_is_left(tmp_path: Path) -> None:
-    world = new_world(tmp_path, patience=60)
+    world = new_world(tmp_path, patience=60, forked=True)
     run(world, seed=2, steps=12)
     world.place.close()
 

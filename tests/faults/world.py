@@ -67,14 +67,17 @@ class World:
         *,
         start_seconds: float = 20.0,
         shm: str = "",
+        forked: bool = False,
     ) -> None:
         """``patience`` is how many seconds anything may take until it has settled, ``start_seconds`` how many a start
-        takes at most; ``shm`` is how names in /dev/shm begin that could be of these servers."""
+        takes at most; ``shm`` is how names in /dev/shm begin that could be of these servers; ``forked`` is how the app
+        is begun (see ``DeckApp``): nothing befalls it before it is up."""
         self.place = place
         self.models = list(models)
         self.patience = patience
         self.start_seconds = start_seconds
         self._shm = shm
+        self._forked = forked
         self.app: DeckApp | None = None
         self.keeps = False
         self.unguarded = False
@@ -89,7 +92,8 @@ class World:
 
     def start_app(self, *, keep: bool) -> None:
         # On a machine that does much else it may take a minute, which is not what is looked at here.
-        self.app = DeckApp(self.place, *(["--keep-servers"] if keep else [])).wait_until_up(300)
+        options = ["--keep-servers"] if keep else []
+        self.app = DeckApp(self.place, *options, forked=self._forked).wait_until_up(300)
         self.keeps, self.unguarded = keep, False
 
     def lose_app(self, with_signal: int) -> None:
@@ -215,11 +219,11 @@ class World:
         self.lose_app(signal.SIGTERM)
 
 
-def new_world(folder: Path, patience: float) -> World:
+def new_world(folder: Path, patience: float, *, forked: bool = False) -> World:
     """The models of ``PERSONALITIES`` in a fresh place. Their shared memory bears a name of this world."""
     place = Place(folder)
     shm = f"psm_{secrets.token_hex(4)}-"
     for name, fake in PERSONALITIES.items():
         place.add_model(name, "max-model-len: 4096\nshutdown-timeout: 1\n", shm_name=shm, **fake)
     place.set_variables(RESTARTED, DECK_RESTARTS=RESTARTED_TWICE)
-    return World(place, list(PERSONALITIES), patience, shm=shm)
+    return World(place, list(PERSONALITIES), patience, shm=shm, forked=forked)

@@ -166,7 +166,7 @@ def test_the_main_job(real_place: RealPlace, browser: Browser) -> None:
     and the smoke test. 3. Stop reaches vLLM. 4. Regenerate. 5. Another model is picked: the first is stopped, the
     conversation goes on. 6. SIGKILL of the app while vLLM serves: a guardian ends the whole tree and tidies up."""
     real_place.set_variables(SMOLLM2, VLLM_SERVER_DEV_MODE="1")  # as it is on a GPU: for the routes of sleep
-    app = DeckApp(real_place, start=True).wait_until_up()
+    app = DeckApp(real_place, start=True, forked=False).wait_until_up()
     page = DeckPage.open(browser, app.url)
     try:
         page.page.evaluate(RECORD_FRAMES)
@@ -228,7 +228,7 @@ def test_a_start_that_vllm_refuses_gives_its_reason(real_place: RealPlace, brows
         pytest.skip("the bundled model is converted by the test of the main job")
     (real_place.models_dir / "too-long.yaml").write_text(f"model: {converted}\nmax-model-len: 100000\n")
     (real_place.models_dir / "odd-flag.yaml").write_text(f"model: {converted}\nno-such-flag: 3\n")
-    app = DeckApp(real_place).wait_until_up()
+    app = DeckApp(real_place, forked=False).wait_until_up()
     page = DeckPage.open(browser, app.url, model="too-long")
     try:
         page.open_tab("servers")

@@ -28,8 +28,8 @@ def run(place: Place) -> Iterator[Run]:
     """Starts the app and waits until it is up; ended after the test."""
     begun: list[DeckApp] = []
 
-    def run(*arguments: str, start: bool = False, up: bool = True) -> DeckApp:
-        found = DeckApp(place, *arguments, start=start)
+    def run(*arguments: str, start: bool = False, up: bool = True, forked: bool = True) -> DeckApp:
+        found = DeckApp(place, *arguments, start=start, forked=forked)
         begun.append(found)
         return found.wait_until_up() if up else found
 

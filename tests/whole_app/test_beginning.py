@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_says_where_it_is_and_nothing_else(run: Run) -> None:
-    app = run()
+    app = run(forked=False)
     app.get("/")
     assert app.end() == 0
     assert app.process.stdout is not None

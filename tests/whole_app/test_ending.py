@@ -52,7 +52,7 @@ class OpenAnswer:
 
 @pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_it_with_all_servers_whoever_is_connected(place: Place, run: Run, with_signal: int) -> None:
-    app = run()
+    app = run(forked=False)
     app.start("quick")
     app.start("slow")
     app.post("/api/servers/late/start", status=202)
@@ -92,7 +92,7 @@ def test_impatient_second_signal_leaves_nothing_either(place: Place, run: Run) -
 
 
 def test_signal_while_it_begins_ends_it(place: Place, run: Run) -> None:
-    app = run(up=False)
+    app = run(up=False, forked=False)
     eventually((place.state_dir / "app.json").exists, "the app's address")
     app.end()
     assert place.processes() == {}
