@@ -1,4 +1,6 @@
-"""Imports Gradio quickly: 1.8 s of processor time in place of 3.3 s, without the garbage collector (see app.py).
+"""What Gradio does at a start that nobody needs, left out.
+
+Its import takes 1.8 s of processor time in place of 3.3 s, without the garbage collector (see app.py):
 
 - At each import Gradio parses the source of all its components to bring ``.pyi`` files for editors up to date, which
   came with its wheel anyway (``component_meta.create_or_modify_pyi``; there is no setting against it). A running app
@@ -6,6 +8,8 @@
 - Where it finds the package ``mcp``, which comes with vLLM, it imports all of it, to be able to offer the page to
   agents.
   That is off unless somebody turns it on (``GRADIO_MCP_SERVER``).
+
+And the page is built in a third of the time (``no_apps``).
 """
 
 from __future__ import annotations
@@ -32,6 +36,23 @@ def import_gradio() -> None:
     else:
         with _absent("mcp"):
             importlib.import_module("gradio")
+
+
+@contextlib.contextmanager
+def no_apps() -> Iterator[None]:
+    """Meanwhile Gradio makes no web app of a page.
+
+    Else it makes one when the page begins, one when its queue is set up and one when it is whole, an eighth of a second
+    each, of which none is used where the page is mounted: for that it makes another.
+    """
+    from gradio.routes import App  # noqa: PLC0415  # see import_gradio
+
+    create_app = App.create_app
+    App.create_app = staticmethod(lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        App.create_app = staticmethod(create_app)
 
 
 @contextlib.contextmanager

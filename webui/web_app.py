@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import Scope
 
 from server_manager import Gateway, MetricsPoller
@@ -31,6 +31,7 @@ from webui.doorstep import Doorstep
 from webui.errors import install_error_handlers
 from webui.failure_route import router as failure_router
 from webui.gateway_app import GatewayMiddleware
+from webui.gradio_start import no_apps
 from webui.leftover_routes import router as leftover_router
 from webui.load_routes import router as load_router
 from webui.log_routes import router as log_router
@@ -107,7 +108,10 @@ def build_web_app(context: AppContext, running: Running) -> FastAPI:
     app.router.routes.append(Route("/login", login_page, methods=["GET", "POST"]))
     app.router.routes.append(Route("/logout", logout, methods=["GET", "POST"]))
     app.mount("/deck", _StaticFiles(directory=STATIC), name="static")
-    gr.mount_gradio_app(app, build_page(context), path="", **mount_options())
+    with no_apps():
+        page = build_page(context)
+    gr.mount_gradio_app(app, page, path="", **mount_options())
+    page.app = next(route.app for route in reversed(app.routes) if isinstance(route, Mount))
     app.add_middleware(GatewayMiddleware, gateway=gateway, largest_body=context.settings.gateway_body_bytes)
     app.add_middleware(AccessMiddleware, access=context.access)
     return app

@@ -31,10 +31,28 @@ import_gradio()
 import gradio.mcp
 assert gradio.mcp.GradioMCPServer.Server.__module__.startswith("mcp.")
 """
+ONE_APP = """
+import gradio
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from gradio.routes import App
+from webui.gradio_start import no_apps
+
+made, create_app = [], App.create_app
+App.create_app = staticmethod(lambda *args, **options: made.append(args) or create_app(*args, **options))
+with no_apps():
+    with gradio.Blocks() as page:
+        gradio.Textbox(label="here it is")
+    page.queue()
+assert not made
+app = gradio.mount_gradio_app(FastAPI(), page, path="")
+assert len(made) == 1
+assert "here it is" in TestClient(app).get("/config").text
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "mcp"), [(SCRIPT, ""), (WITH_MCP, "True")])
+@pytest.mark.parametrize(("script", "mcp"), [(SCRIPT, ""), (WITH_MCP, "True"), (ONE_APP, "")])
 def test_page_imports_of_gradio_what_it_needs(script: str, mcp: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "GRADIO_MCP_SERVER": mcp}, capture_output=True,
