@@ -38,13 +38,28 @@ NOT_BEFORE = ("pynvml",)
 """Modules of which tests have their own, found by ``PYTHONPATH``."""
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 """NumPy begins its threads when it is imported, and a fork would be without them. The app calculates nothing."""
-BEFORE_GRADIO = ("uvicorn", "server_manager.composition", "webui")
+BEFORE_GRADIO = (
+    "server_manager.app_log",
+    "server_manager.command_line",
+    "server_manager.composition",
+    "webui",
+    "uvicorn",
+)
 AFTER_GRADIO = (
     "webui.web_app",
+    # What is imported while the page is built and served.
+    "anyio._backends._asyncio",
+    "gradio.components.api_component",
+    "server_manager.launchers.local",
     "uvicorn.lifespan.on",
-    "uvicorn.loops.auto",
+    "uvicorn.loops.uvloop",
     "uvicorn.protocols.http.auto",
     "uvicorn.protocols.websockets.auto",
+    "webui.tabs.chat",
+    "webui.tabs.compare",
+    "webui.tabs.gpus",
+    "webui.tabs.load_test",
+    "webui.tabs.servers",
 )
 
 
