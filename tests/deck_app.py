@@ -72,8 +72,8 @@ class Place:
             folder.mkdir(parents=True)
         (self.weights / "config.json").write_text(json.dumps({"max_position_embeddings": 4096}))
         self.vllm_python = tmp_path / "vllm-python"
-        # Called as an interpreter: `vllm-python -m vllm.entrypoints.cli.main serve …`.
-        fake = f"{shlex.quote(sys.executable)} {shlex.quote(str(FAKE_VLLM))}"
+        # Called as an interpreter: `vllm-python -m vllm.entrypoints.cli.main serve …`. The fake needs no packages.
+        fake = f"{shlex.quote(sys.executable)} -S -E {shlex.quote(str(FAKE_VLLM))}"
         self.vllm_python.write_text(f'#!/bin/sh\nshift 2\nexec {fake} "$@"\n')
         self.vllm_python.chmod(0o755)
         # Unix sockets of vLLM need a short path.

@@ -28,7 +28,12 @@ generator: see ``fake_bench.py``.
 In a TMPDIR made by the launcher (``deck-*``) it leaves the files that vLLM leaves there.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import sys
+
+sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without, and a start takes a quarter less
 
 import argparse
 import asyncio
@@ -37,14 +42,12 @@ import mmap
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
-import uuid
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from fake_vllm_answers import VERSION, Engine, Exchange, Rejected, count_tokens, number, setting
+from fake_vllm_answers import VERSION, Engine, Exchange, Rejected, count_tokens, number, setting, unique
 from fake_vllm_others import embeddings, messages, transcriptions
 from fake_vllm_sleep import Sleep
 
@@ -144,7 +147,7 @@ class Server(Engine):
         self.sigterms = 0
         self.ended = asyncio.Event()
         self.children: list[int] = []
-        self.shm = f"{setting('SHM_NAME', 'psm_fake')}{uuid.uuid4().hex[:8]}" if setting("SHM") else ""
+        self.shm = f"{setting('SHM_NAME', 'psm_fake')}{unique()[:8]}" if setting("SHM") else ""
         self.dev_mode = os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -159,8 +162,8 @@ class Server(Engine):
         if os.path.basename(folder).startswith("deck-"):
             for _ in range(7):
                 with socket.socket(socket.AF_UNIX) as left:
-                    left.bind(f"{folder}/{uuid.uuid4()}")
-            with open(f"{folder}/vllm_dist_{uuid.uuid4().hex}", "w", encoding="ascii"):
+                    left.bind(f"{folder}/{unique()}")
+            with open(f"{folder}/vllm_dist_{unique()}", "w", encoding="ascii"):
                 pass
 
     def kill_children(self) -> None:

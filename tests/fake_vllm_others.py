@@ -6,10 +6,9 @@ import asyncio
 import json
 import re
 import time
-import uuid
 from typing import Any
 
-from fake_vllm_answers import Engine, Exchange, Rejected, count_tokens
+from fake_vllm_answers import Engine, Exchange, Rejected, count_tokens, unique
 
 
 class AnthropicRejected(Rejected):
@@ -41,7 +40,7 @@ async def messages(engine: Engine, x: Exchange) -> None:
         x.answer(200, {"input_tokens": prompt_tokens})
         return
     tokens, finish = engine.answer_tokens(request)
-    head = {"id": f"chatcmpl-{uuid.uuid4().hex[:16]}", "type": "message", "role": "assistant", "content": []}
+    head = {"id": f"chatcmpl-{unique()[:16]}", "type": "message", "role": "assistant", "content": []}
     head |= {"model": request.get("model") or engine.args.names[0]}
     reason = {"stop": "end_turn", "length": "max_tokens"}[finish]
     began = time.monotonic()
@@ -96,7 +95,7 @@ async def embeddings(engine: Engine, x: Exchange) -> None:
     x.answer(
         200,
         {
-            "id": f"embd-{uuid.uuid4().hex[:16]}",
+            "id": f"embd-{unique()[:16]}",
             "object": "list",
             "created": int(time.time()),
             "model": request.get("model") or engine.args.names[0],
