@@ -175,7 +175,7 @@ def _without_zero(sizes: Mapping[str, int]) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size}
 
 
-def sleepy_world(folder: Path, patience: float) -> SleepyWorld:
+def sleepy_world(folder: Path, patience: float, *, forked: bool = False) -> SleepyWorld:
     """The models of ``SLEEPERS`` in a fresh place, which all give back what they are told."""
     place = GpuPlace(folder)
     shm = f"psm_{secrets.token_hex(4)}-"
@@ -184,4 +184,4 @@ def sleepy_world(folder: Path, patience: float) -> SleepyWorld:
         settings = {"parrot": 1, "weights_gib": fake_gpu.WEIGHTS_GIB, "shm_name": shm, **fake}
         place.add_model(name, f"max-model-len: 4096\nshutdown-timeout: 1\n{share}", **settings)
     place.set_variables(MOODY, DECK_RESTARTS=RESTARTED_TWICE)
-    return SleepyWorld(place, list(SLEEPERS), patience, shm=shm)
+    return SleepyWorld(place, list(SLEEPERS), patience, shm=shm, forked=forked)

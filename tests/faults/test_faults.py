@@ -22,7 +22,7 @@ def test_whatever_dies_nothing_is_left(tmp_path: Path) -> None:
 
 def test_whatever_dies_while_models_sleep_nothing_is_left(tmp_path: Path) -> None:
     """And what slept is known to sleep, also by the next app, and answers when it is asked."""
-    world = sleepy_world(tmp_path, patience=60)
+    world = sleepy_world(tmp_path, patience=60, forked=True)
     run(world, seed=7, steps=10, table=SLEEP_FAULTS)
     world.place.close()
     assert world.proved, "nothing slept"

@@ -60,7 +60,7 @@ def test_signal_ends_it_with_all_servers_whoever_is_connected(place: Place, run:
     answer = OpenAnswer(app, "slow")
     # What Gradio's own client holds: a heartbeat, and the stream of an event.
     chat = next(event["id"] for event in app.get("/config")["dependencies"] if event["api_name"] == "chat")
-    join = {"data": ["Hello", "slow", "", None, None, None, None], "fn_index": chat, "session_hash": "abcdef"}
+    join = {"data": ["Hello", "slow", "", None, None, None, None, None], "fn_index": chat, "session_hash": "abcdef"}
     app.post("/gradio_api/queue/join", join)
     with (
         httpx.Client(base_url=app.url, timeout=None, trust_env=False) as page,
