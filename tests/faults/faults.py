@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import httpx
+from deck_app import LOCAL_HTTP
 
 from faults.world import Tree, World
 from server_manager.launchers.guardian import LOOK_SECONDS
@@ -263,7 +264,7 @@ def ask(world: World, name: str, text: str, seconds: float) -> str:
     found = ""
     with (
         contextlib.suppress(httpx.HTTPError),
-        httpx.Client(trust_env=False, timeout=seconds) as client,
+        httpx.Client(**LOCAL_HTTP, timeout=seconds) as client,
         client.stream("POST", f"{world.app.url}/api/chat", json=body) as response,
     ):
         for line in response.iter_lines():

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 from browser.deck_page import SECONDS, DeckPage
-from deck_app import DeckApp, eventually, text_of
+from deck_app import LOCAL_HTTP, DeckApp, eventually, text_of
 from playwright.sync_api import Browser, expect
 
 from real.conftest import SMOLLM2, RealPlace, make_qwen2
@@ -41,7 +41,7 @@ def running(app: DeckApp) -> int | None:
 def check_gateway(app: DeckApp) -> None:
     """The same server for OpenAI's and Anthropic's clients, under its catalogue name; its own errors pass."""
     hello: Any = [{"role": "user", "content": "What is the capital of France?"}]
-    with httpx.Client(trust_env=False) as http_client:
+    with httpx.Client(**LOCAL_HTTP) as http_client:
         client = openai.OpenAI(base_url=f"{app.url}/v1", api_key="any", max_retries=0, http_client=http_client)
         assert next(iter(client.models.list())).to_dict()["state"] == "ready"
         answer = client.chat.completions.create(model=SMOLLM2, messages=hello, max_tokens=20, temperature=0)
@@ -114,7 +114,7 @@ def check_sleep(app: DeckApp) -> None:
     """
     before = app.server(SMOLLM2)
     assert before["sleep"]["frees_memory"] is False
-    vllm = httpx.Client(base_url=before["base_url"], trust_env=False, timeout=60)  # past the app
+    vllm = httpx.Client(base_url=before["base_url"], **LOCAL_HTTP, timeout=60)  # past the app
     question = "What is the capital of France?"
 
     def is_asleep(level: int) -> bool:

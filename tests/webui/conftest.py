@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from deck_app import DeckApp, Place
+from deck_app import LOCAL_HTTP, DeckApp, Place
 from people import OPERATOR, USER
 
 
@@ -77,5 +77,5 @@ def guarded(guarded_place: Place, users_file: Path) -> Iterator[DeckApp]:
 @pytest.fixture
 def browser(guarded: DeckApp) -> Iterator[httpx.Client]:
     """Nobody yet; keeps cookies."""
-    with httpx.Client(base_url=guarded.url, timeout=60, trust_env=False) as found:
+    with httpx.Client(base_url=guarded.url, timeout=60, **LOCAL_HTTP) as found:
         yield found

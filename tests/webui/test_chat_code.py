@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from deck_app import DeckApp, Place, text_of
+from deck_app import LOCAL_HTTP, DeckApp, Place, text_of
 from people import OPERATOR, USER
 
 pytestmark = pytest.mark.slow
@@ -152,7 +152,7 @@ def test_with_login_the_key_comes_from_the_environment(
     assert asked_by_curl(code["curl"], tmp_path, DECK_API_KEY=key) == asked_by_python(
         code["python"], tmp_path, DECK_API_KEY=key
     )
-    with httpx.Client(base_url=guarded.url, auth=USER, trust_env=False) as client:
+    with httpx.Client(base_url=guarded.url, auth=USER, **LOCAL_HTTP) as client:
         shown = client.post("/api/chat/code", json=question("as-code-5", "Hello")).json()
         assert shown["serve"] is None, "flags are the operators' own"
         hidden = client.post("/api/chat/code", json=question("as-code-4", "Hello", parent="x"))

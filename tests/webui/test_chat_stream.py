@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from deck_app import DeckApp, eventually, text_of
+from deck_app import LOCAL_HTTP, DeckApp, eventually, text_of
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def question(conversation: str, model: str, **more: Any) -> dict[str, Any]:
 
 def requests_in(app: DeckApp, model: str) -> int:
     """Requests that the server is answering, by its own word."""
-    text = httpx.get(f"{app.server(model)['base_url']}/metrics", trust_env=False).text
+    text = httpx.get(f"{app.server(model)['base_url']}/metrics", **LOCAL_HTTP).text
     found = re.search(r"^vllm:num_requests_running\{.*\} ([\d.]+)$", text, re.MULTILINE)
     assert found
     return int(float(found[1]))
@@ -154,7 +154,7 @@ def test_many_conversations_at_once(stopped: DeckApp) -> None:
     """Each gets its own answer, however they are mixed."""
     stopped.place.add_model("echo", echo=1)
     stopped.start("echo")
-    with httpx.Client(base_url=stopped.url, timeout=60, trust_env=False) as http:
+    with httpx.Client(base_url=stopped.url, timeout=60, **LOCAL_HTTP) as http:
 
         def ask(number: int) -> str:
             body = question(uuid.uuid4().hex, "echo", text=f"number {number}")

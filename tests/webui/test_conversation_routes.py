@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from deck_app import DeckApp, eventually, text_of
+from deck_app import LOCAL_HTTP, DeckApp, eventually, text_of
 from people import OPERATOR, USER
 
 PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n pixels").decode()
@@ -182,8 +182,8 @@ def test_presets(echo: DeckApp) -> None:
 def test_each_user_has_their_own(guarded: DeckApp) -> None:
     """Also from operators: what somebody has said and put by is nobody else's."""
     with (
-        httpx.Client(base_url=guarded.url, timeout=60, trust_env=False, auth=OPERATOR) as olga,
-        httpx.Client(base_url=guarded.url, timeout=60, trust_env=False, auth=USER) as ulf,
+        httpx.Client(base_url=guarded.url, timeout=60, **LOCAL_HTTP, auth=OPERATOR) as olga,
+        httpx.Client(base_url=guarded.url, timeout=60, **LOCAL_HTTP, auth=USER) as ulf,
     ):
         olga.post("/api/servers/quick/start").raise_for_status()
         eventually(lambda: olga.get("/api/servers/quick").json()["state"] == "ready", "the server")

@@ -16,7 +16,7 @@ import httpx
 import httpx2
 import openai
 import pytest
-from deck_app import DeckApp, Place, eventually
+from deck_app import LOCAL_HTTP, DeckApp, Place, eventually
 from people import OPERATOR, USER
 
 WORDS = "".join(f"word{i} " for i in range(8))
@@ -29,7 +29,7 @@ def chat(model: str, **more: Any) -> dict[str, Any]:
 
 def requests_in(app: DeckApp, model: str) -> int:
     """Requests that the server is answering, by its own word."""
-    text = httpx.get(f"{app.server(model)['base_url']}/metrics", trust_env=False).text
+    text = httpx.get(f"{app.server(model)['base_url']}/metrics", **LOCAL_HTTP).text
     found = re.search(r"^vllm:num_requests_running\{.*\} ([\d.]+)$", text, re.MULTILINE)
     assert found
     return int(float(found[1]))
@@ -39,12 +39,12 @@ def direct(app: DeckApp, model: str) -> httpx.Client:
     """The server itself, with the key that only the app knows."""
     record = json.loads((app.place.state_dir / "servers" / f"{model}.json").read_text())
     headers = {"Authorization": f"Bearer {record['api_key']}"}
-    return httpx.Client(base_url=app.server(model)["base_url"], headers=headers, trust_env=False, timeout=30)
+    return httpx.Client(base_url=app.server(model)["base_url"], headers=headers, **LOCAL_HTTP, timeout=30)
 
 
 @pytest.fixture
 def client(app: DeckApp) -> Iterator[openai.OpenAI]:
-    with httpx.Client(trust_env=False) as http_client:
+    with httpx.Client(**LOCAL_HTTP) as http_client:
         yield openai.OpenAI(base_url=f"{app.url}/v1", api_key="any", max_retries=0, http_client=http_client)
 
 
@@ -76,7 +76,7 @@ def test_openai_client_starts_the_model_and_is_answered(stopped: DeckApp, client
 
 
 def test_anthropic_client(stopped: DeckApp) -> None:
-    with httpx2.Client(trust_env=False) as http_client:
+    with httpx2.Client(**LOCAL_HTTP) as http_client:
         client = anthropic.Anthropic(base_url=stopped.url, api_key="any", max_retries=0, http_client=http_client)
         message = client.messages.create(model="quick", max_tokens=100, messages=HELLO)
         assert message.content[0].to_dict()["text"] == WORDS
@@ -242,7 +242,7 @@ def key_of(place: Place, users_file: Path, name: str) -> str:
 
 def test_keys_open_the_gateway_and_rest(guarded: DeckApp, guarded_place: Place, users_file: Path) -> None:
     def ask(path: str, **headers: str) -> httpx.Response:
-        return httpx.get(guarded.url + path, headers=headers, trust_env=False, timeout=30)
+        return httpx.get(guarded.url + path, headers=headers, **LOCAL_HTTP, timeout=30)
 
     for path, kind in (("/v1/models", "authentication_error"), ("/v1/messages", "authentication_error")):
         response = ask(path, Accept="text/html")
@@ -255,7 +255,7 @@ def test_keys_open_the_gateway_and_rest(guarded: DeckApp, guarded_place: Place, 
         assert ask("/api/me", **headers).json()["name"] == OPERATOR[0]
     assert ask(f"/v1/models?api_key={key}").status_code == 401
     foreign = httpx.post(
-        f"{guarded.url}/v1/chat/completions", json=chat("quick"), trust_env=False,
+        f"{guarded.url}/v1/chat/completions", json=chat("quick"), **LOCAL_HTTP,
         headers={"Authorization": f"Bearer {key}", "Origin": "http://evil.example"},
     )  # fmt: skip
     assert foreign.status_code == 403
@@ -275,7 +275,7 @@ def test_key_has_its_users_role(guarded: DeckApp, guarded_place: Place, users_fi
     keys = {name: key_of(guarded_place, users_file, name) for name, _ in (OPERATOR, USER)}
     clients = {
         name: openai.OpenAI(
-            base_url=f"{guarded.url}/v1", api_key=key, max_retries=0, http_client=httpx.Client(trust_env=False)
+            base_url=f"{guarded.url}/v1", api_key=key, max_retries=0, http_client=httpx.Client(**LOCAL_HTTP)
         )
         for name, key in keys.items()
     }
@@ -289,8 +289,8 @@ def test_key_has_its_users_role(guarded: DeckApp, guarded_place: Place, users_fi
         assert of_ulf.chat.completions.create(model="quick", messages=HELLO).choices[0].message.content == WORDS
     finally:
         stop = f"{guarded.url}/api/servers/quick/stop"
-        assert httpx.post(stop, headers={"x-api-key": keys[USER[0]]}, trust_env=False).status_code == 403
+        assert httpx.post(stop, headers={"x-api-key": keys[USER[0]]}, **LOCAL_HTTP).status_code == 403
         headers = {"Authorization": f"Bearer {keys[OPERATOR[0]]}"}
-        assert httpx.post(stop, headers=headers, trust_env=False, timeout=30).status_code == 200
+        assert httpx.post(stop, headers=headers, **LOCAL_HTTP, timeout=30).status_code == 200
         for found in clients.values():
             found.close()

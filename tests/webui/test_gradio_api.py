@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from deck_app import DeckApp, Place, eventually
+from deck_app import LOCAL_HTTP, DeckApp, Place, eventually
 from gradio_client import Client
 
 ANSWER = "".join(f"word{i} " for i in range(8))
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def client(app: DeckApp) -> Iterator[Client]:
-    found = Client(app.url, verbose=False, analytics_enabled=False)
+    found = Client(app.url, verbose=False, analytics_enabled=False, ssl_verify=False)
     yield found
     found.close()
 
 
 def requests_in(app: DeckApp, model: str) -> float:
-    text = httpx.get(f"{app.server(model)['base_url']}/metrics", trust_env=False).text
+    text = httpx.get(f"{app.server(model)['base_url']}/metrics", **LOCAL_HTTP).text
     found = re.search(r"^vllm:num_requests_running\{.*\} ([\d.]+)$", text, re.MULTILINE)
     assert found
     return float(found[1])
@@ -117,12 +117,12 @@ def test_needs_a_login_and_keeps_to_the_role(tmp_path_factory: pytest.TempPathFa
     app = DeckApp(place, "--auth", str(users), env={"DECK_CHATS_PER_USER": "1"}).wait_until_up()
     try:
         with pytest.raises(Exception, match=r"401|login|Log in"):
-            Client(app.url, verbose=False, analytics_enabled=False)
+            Client(app.url, verbose=False, analytics_enabled=False, ssl_verify=False)
 
         def of(name: str) -> Client:
             basic = base64.b64encode(f"{name}:a password".encode()).decode()
             headers = {"Authorization": f"Basic {basic}"}
-            return Client(app.url, headers=headers, verbose=False, analytics_enabled=False)
+            return Client(app.url, headers=headers, verbose=False, analytics_enabled=False, ssl_verify=False)
 
         user, operator = of("ulf"), of("olga")
         with pytest.raises(Exception, match="operator"):

@@ -7,7 +7,7 @@ import json
 
 import httpx
 import pytest
-from deck_app import DeckApp, eventually
+from deck_app import LOCAL_HTTP, DeckApp, eventually
 from people import OPERATOR, USER, log_in
 
 HTML = {"Accept": "text/html"}
@@ -206,7 +206,7 @@ def test_user_may_chat_with_what_is_up_and_start_nothing(guarded: DeckApp, brows
     body = {"conversation": "of-ulf-12345", "model": "quick", "text": "Hello"}
     (error,) = browser.post("/api/chat", json=body).text.splitlines()
     assert "operator" in json.loads(error)["next_step"]
-    with httpx.Client(base_url=guarded.url, timeout=60, trust_env=False, auth=OPERATOR) as operator:
+    with httpx.Client(base_url=guarded.url, timeout=60, **LOCAL_HTTP, auth=OPERATOR) as operator:
         operator.post("/api/servers/quick/start").raise_for_status()
         try:
             eventually(lambda: operator.get("/api/servers/quick").json()["state"] == "ready", "the server")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from deck_app import DeckApp, eventually
+from deck_app import LOCAL_HTTP, DeckApp, eventually
 
 ALL_GETS = (
     "/healthz",
@@ -232,8 +232,8 @@ def test_secrets_are_nowhere_to_be_seen(stopped: DeckApp) -> None:
         environment = Path(f"/proc/{pid}/environ").read_text()
         assert f"HF_TOKEN={token}" in environment
         url = stopped.server("secretive")["base_url"]
-        assert httpx.get(f"{url}/v1/models", trust_env=False).status_code == 401
-        assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}, trust_env=False).is_success
+        assert httpx.get(f"{url}/v1/models", **LOCAL_HTTP).status_code == 401
+        assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}, **LOCAL_HTTP).is_success
         assert stopped.chat("secretive")[-1]["type"] == "done"
     finally:
         stopped.delete("/api/models/secretive")
@@ -241,7 +241,7 @@ def test_secrets_are_nowhere_to_be_seen(stopped: DeckApp) -> None:
 
 def test_random_key_guards_a_server_without_one(stopped: DeckApp) -> None:
     url = stopped.start("quick")["base_url"]
-    assert httpx.get(f"{url}/v1/models", trust_env=False).status_code == 401
+    assert httpx.get(f"{url}/v1/models", **LOCAL_HTTP).status_code == 401
 
 
 def test_state_folder_is_private(app: DeckApp) -> None:
@@ -284,7 +284,7 @@ def test_hundred_pages_ask_at_once(app: DeckApp) -> None:
     gate = threading.Barrier(100)
 
     def ask(_: int) -> dict[str, object]:
-        with httpx.Client(base_url=app.url, timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=app.url, timeout=60, **LOCAL_HTTP) as http:
             gate.wait()
             return dict(http.get("/api/snapshot").raise_for_status().json())
 
@@ -299,7 +299,7 @@ def test_many_requests_of_many_kinds_at_once_see_one_server(stopped: DeckApp) ->
     """The state of a server must not be lost where a look and a start meet."""
 
     def ask(number: int) -> int:
-        with httpx.Client(base_url=stopped.url, timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=stopped.url, timeout=60, **LOCAL_HTTP) as http:
             if number % 10 == 5:
                 return http.post("/api/servers/second/start").status_code
             return http.get(("/api/servers/second", "/api/models/second", "/api/models")[number % 3]).status_code

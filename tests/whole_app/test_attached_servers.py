@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from deck_app import FAKE_VLLM, Place, eventually, free_port
+from deck_app import FAKE_VLLM, LOCAL_HTTP, Place, eventually, free_port
 
 from whole_app.conftest import Run
 
@@ -28,7 +28,7 @@ def other_server(place: Place) -> Iterator[str]:
 
     def up() -> bool:
         try:
-            return httpx.get(f"{url}/health", trust_env=False).is_success
+            return httpx.get(f"{url}/health", **LOCAL_HTTP).is_success
         except httpx.HTTPError:
             return False
 
@@ -59,7 +59,7 @@ def test_attached_server_answers_and_is_left_alone(run: Run, other_server: str) 
         assert response.status_code == 409, path
         assert "attached" in response.json()["error"]["message"]
     app.end()
-    assert httpx.get(f"{other_server}/health", trust_env=False).is_success
+    assert httpx.get(f"{other_server}/health", **LOCAL_HTTP).is_success
 
 
 def test_attached_server_that_is_away_is_shown_as_such(run: Run) -> None:

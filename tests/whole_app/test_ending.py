@@ -8,7 +8,7 @@ import threading
 
 import httpx
 import pytest
-from deck_app import DeckApp, Place, eventually
+from deck_app import LOCAL_HTTP, DeckApp, Place, eventually
 
 from whole_app.conftest import Run
 
@@ -30,7 +30,7 @@ class OpenAnswer:
         def read() -> None:
             try:
                 with (
-                    httpx.Client(base_url=app.url, timeout=None, trust_env=False) as http,
+                    httpx.Client(base_url=app.url, timeout=None, **LOCAL_HTTP) as http,
                     http.stream("POST", "/api/chat", json=body) as response,
                 ):
                     for line in response.iter_lines():
@@ -63,7 +63,7 @@ def test_signal_ends_it_with_all_servers_whoever_is_connected(place: Place, run:
     join = {"data": ["Hello", "slow", "", None, None, None, None, None], "fn_index": chat, "session_hash": "abcdef"}
     app.post("/gradio_api/queue/join", join)
     with (
-        httpx.Client(base_url=app.url, timeout=None, trust_env=False) as page,
+        httpx.Client(base_url=app.url, timeout=None, **LOCAL_HTTP) as page,
         page.stream("GET", "/gradio_api/heartbeat/abcdef") as heartbeat,
         page.stream("GET", "/gradio_api/queue/data?session_hash=abcdef") as events,
     ):
