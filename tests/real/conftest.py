@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,14 @@ def first_place() -> list[RealPlace]:
     return []
 
 
+def shared_memory_of_vllm() -> set[str]:
+    """Names in /dev/shm, without those that the fake vLLM of other tests may be using meanwhile.
+
+    Python's own are ``psm_`` and eight hexadecimal digits.
+    """
+    return {name for name in os.listdir("/dev/shm") if not re.match(r"psm_([0-9a-f]{8}-|fake)", name)}
+
+
 @pytest.fixture
 def real_place(tmp_path: Path, first_place: list[RealPlace]) -> Iterator[RealPlace]:
     """An empty home, after the first test with what that has prepared. Skipped where there is no vLLM, except in CI,
@@ -57,12 +66,12 @@ def real_place(tmp_path: Path, first_place: list[RealPlace]) -> Iterator[RealPla
     for first in first_place:
         for there, here in ((first.converted, found.converted), (first.model_infos, found.model_infos)):
             shutil.copytree(there, here, copy_function=os.link)
-    shared_memory = set(os.listdir("/dev/shm"))
+    shared_memory = shared_memory_of_vllm()
     yield found
     if not first_place and found.converted.is_dir() and found.model_infos.is_dir():
         first_place.append(found)
     found.close()
-    left = set(os.listdir("/dev/shm")) - shared_memory
+    left = shared_memory_of_vllm() - shared_memory
     assert not left, f"left in /dev/shm: {left}"
 
 
